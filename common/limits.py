@@ -1,0 +1,94 @@
+"""Every bound of the wire, with its unit and its reason. One rule: checked before memory or time is spent.
+
+What an administrator may change is a default here and a key in the configuration; what is fixed by the
+schema (proto/ipc.proto) or by the kernel is a plain constant.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# ------------------------------------------------------------------------------------------------ frames
+
+FRAME_HEADER_BYTES: Final = 8
+"""u32 length and u32 CRC-32C, both little-endian."""
+
+DEFAULT_MAX_FRAME_SIZE: Final = 1 * MIB
+"""Bytes of payload, the same both ways. The reference's value: some 3,000 plain records in one frame."""
+
+MIN_MAX_FRAME_SIZE: Final = 64 * KIB
+"""Bytes. Below it one record with 32 KiB of arguments, each byte escaped to four, would not fit."""
+
+MAX_MAX_FRAME_SIZE: Final = 64 * MIB
+"""Bytes. A frame is held whole in memory, per connection, by root."""
+
+STREAM_FRAME_DIVISOR: Final = 4
+"""Streamed frames stay under max_frame_size / 4: small enough to interleave with other answers."""
+
+FRAME_DEADLINE_S: Final = 30.0
+"""Seconds from a frame's first byte to its last; one that trickles in longer is an attack or a dead peer."""
+
+STALL_LIMIT_S: Final = 30.0
+"""Seconds in which a peer takes nothing while we have something to write, before it is closed."""
+
+# ----------------------------------------------------------------------------------------------- channel
+
+WRITE_HIGH_WATER_BYTES: Final = 64 * KIB
+"""Above it `Channel.send` waits; one more frame may stand in the buffer, so a stopped reader costs a frame."""
+
+WRITE_LOW_WATER_BYTES: Final = 16 * KIB
+"""Below it `Channel.send` goes on. A quarter of the high mark, so that the socket never runs dry."""
+
+READ_QUEUE_FRAMES: Final = 64
+"""Received frames waiting for their consumer; then the socket is no longer read (the peer's write blocks)."""
+
+LISTEN_BACKLOG: Final = 1024
+"""A full backlog makes connect(2) fail at once with EAGAIN, so it has to hold a burst of clients."""
+
+# ----------------------------------------------------------------------------------------------- fields
+
+MAX_TASK_ID_BYTES: Final = 128
+MAX_METADATA_BYTES: Final = 4096
+MAX_PROCESS_NAMES: Final = 4096
+MAX_PROCESS_NAME_BYTES: Final = 256
+MAX_PIDS: Final = 4096
+MAX_PID: Final = 4_194_304
+"""PID_MAX_LIMIT of the kernel (include/linux/threads.h), 2^22."""
+MAX_PATTERN_BYTES: Final = 1024
+MAX_PATH_BYTES: Final = 4096
+"""PATH_MAX, the terminating NUL included."""
+MAX_HASH_HEX: Final = 128
+"""Digits of the longest digest, sha512."""
+MAX_ALGORITHM_BYTES: Final = 32
+MAX_DIGESTS: Final = 8
+MAX_EVENT_KINDS: Final = 16
+MAX_CLIENT_ID_BYTES: Final = 128
+MAX_CLIENT_VERSION_BYTES: Final = 128
+MAX_REQUESTED_DOMAINS: Final = 16
+MAX_DEADLINE_MS: Final = 24 * 3600 * 1000
+"""A day. Longer is a live stream, which needs none."""
+MAX_HASH_BUDGET_MS: Final = 10 * 60 * 1000
+MAX_COMMAND_LINE_BYTES: Final = 32 * KIB
+"""Raw bytes of all arguments together; longer ones are cut at the end, marked, with the full length."""
+MAX_ERROR_MESSAGE_BYTES: Final = 4096
+"""A sentence for a person, never a dump."""
+
+# ------------------------------------------------------------------------------------------------- work
+
+DEFAULT_TASK_DEADLINE_S: Final = 30.0
+"""Seconds from receipt, queueing included, for a task that names none."""
+MAX_CONNECTIONS: Final = 256
+MAX_CONNECTIONS_PER_UID: Final = 64
+MAX_TASKS_PER_CONNECTION: Final = 16
+MAX_TASKS_IN_FLIGHT: Final = 64
+CLIENT_MAX_IN_FLIGHT: Final = 1024
+"""Tasks a client keeps waiting: far above what a server takes, so that only a leak reaches it."""
+SHUTDOWN_GRACE_S: Final = 4.0
+"""Seconds for streams to end after SIGTERM; the whole exit is promised within 5."""
+
+PROTOCOL_VERSION: Final = 1
+LEGACY_NEGOTIATION_MARKER: Final = "capability_negotiation"
+"""The reference asks for capabilities by an enumerate task with this `metadata`."""

@@ -1,0 +1,1 @@
+"""The privileged collector: answers a table of questions about processes and judges nothing."""
