@@ -1,28 +1,28 @@
-"""Every error DaemonEye raises on purpose. One rule: the name says what happened, the class whose fault it was.
+"""Every error DaemonEye raises on purpose. One rule: the name says what happened, the class whose fault.
 
-    DaemonEyeError
-    +-- PeerError                     the other side broke the contract; its connection is closed
-    |   +-- FrameError
-    |   |   +-- FrameEmpty            length 0
-    |   |   +-- FrameTooLarge         length above the limit
-    |   |   +-- ChecksumMismatch      CRC-32C differs
-    |   |   +-- FrameTruncated        the stream ended inside a frame
-    |   |   +-- FrameTimeout          a frame that began was not complete in time
-    |   |   +-- ReaderStalled         takes nothing while we have something to write
-    |   +-- MessageError
-    |       +-- DecodeError           the payload is not the message it should be
-    |       +-- SequenceError         an answer's frames are not 0, 1, 2, ...
-    +-- TaskError                     a task ended with a typed refusal; `code` goes over the wire
-    |   +-- InvalidTask               field, value, bound
-    |   +-- Unsupported, Denied, Busy, DeadlineExceeded, Cancelled, TooLarge, NotFound, Refused,
-    |       ShuttingDown, ProtocolViolation, InternalError
-    +-- ConfigError                   wrong usage or configuration: exit status 2
-    |   +-- AlreadyRunning            another instance holds the lock
-    +-- Unreachable                   who, where, what to try: exit status 3
-    |   +-- UntrustedServer           the socket's owner is not who it should be
-    +-- ConnectionLost                the connection ended with work in flight
-    +-- CircuitOpen                   not tried: too many failures, and not yet time
-    +-- ConfinementError              a process could not give up its rights
+DaemonEyeError
++-- PeerError                     the other side broke the contract; its connection is closed
+|   +-- FrameError
+|   |   +-- FrameEmpty            length 0
+|   |   +-- FrameTooLarge         length above the limit
+|   |   +-- ChecksumMismatch      CRC-32C differs
+|   |   +-- FrameTruncated        the stream ended inside a frame
+|   |   +-- FrameTimeout          a frame that began was not complete in time
+|   |   +-- ReaderStalled         takes nothing while we have something to write
+|   +-- MessageError
+|       +-- DecodeError           the payload is not the message it should be
+|       +-- SequenceError         an answer's frames are not 0, 1, 2, ...
++-- TaskError                     a task ended with a typed refusal; `code` goes over the wire
+|   +-- InvalidTask               field, value, bound
+|   +-- Unsupported, Denied, Busy, DeadlineExceeded, Cancelled, TooLarge, NotFound, Refused,
+|       ShuttingDown, ProtocolViolation, InternalError
++-- ConfigError                   wrong usage or configuration: exit status 2
+|   +-- AlreadyRunning            another instance holds the lock
++-- Unreachable                   who, where, what to try: exit status 3
+|   +-- UntrustedServer           the socket's owner is not who it should be
++-- ConnectionLost                the connection ended with work in flight
++-- CircuitOpen                   not tried: too many failures, and not yet time
++-- ConfinementError              a process could not give up its rights
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class InvalidTask(TaskError):
     code = ErrorCode.INVALID
 
     def __init__(self, field: str, value: object, bound: str) -> None:
-        super().__init__(f"{field}: {value}; {bound}")
+        super().__init__(f"{field}: {value}; {bound}" if bound else field)
         self.field = field
         self.value = value
         self.bound = bound

@@ -37,7 +37,7 @@ STALL_LIMIT_S: Final = 30.0
 # ----------------------------------------------------------------------------------------------- channel
 
 WRITE_HIGH_WATER_BYTES: Final = 64 * KIB
-"""Above it `Channel.send` waits; one more frame may stand in the buffer, so a stopped reader costs a frame."""
+"""Above it `Channel.send` waits, with at most one frame in the buffer: a stopped reader costs a frame."""
 
 WRITE_LOW_WATER_BYTES: Final = 16 * KIB
 """Below it `Channel.send` goes on. A quarter of the high mark, so that the socket never runs dry."""
@@ -92,3 +92,26 @@ SHUTDOWN_GRACE_S: Final = 4.0
 PROTOCOL_VERSION: Final = 1
 LEGACY_NEGOTIATION_MARKER: Final = "capability_negotiation"
 """The reference asks for capabilities by an enumerate task with this `metadata`."""
+
+# ----------------------------------------------------------------------------------------------- client
+
+CLIENT_CONNECT_TIMEOUT_S: Final = 5.0
+"""Seconds to connect and to negotiate; a server that is up does both within milliseconds."""
+CLIENT_DEADLINE_GRACE_S: Final = 2.0
+"""Seconds a client waits beyond the deadline it gave: the server's own DEADLINE answer is on its way then."""
+CLIENT_CANCEL_TIMEOUT_S: Final = 2.0
+"""Seconds a client waits for the answer to its CANCEL_TASK."""
+CLIENT_QUEUE_FRAMES: Final = 4
+"""Frames of one task that wait for its consumer; then the socket is not read. A quarter of a frame each."""
+CLIENT_MAX_ANSWER_BYTES: Final = 256 * MIB
+"""Bytes of one answer merged in memory: 10,000 processes, each with arguments of 25 KiB."""
+CLIENT_FINISHED_IDS: Final = 1024
+"""Finished task ids a client remembers, to tell a late result from one it never asked for."""
+RECONNECT_INITIAL_S: Final = 0.1
+"""Seconds; upper bound of the wait after the first failure. It doubles with each further one."""
+RECONNECT_MAX_S: Final = 5.0
+"""Seconds; no wait between attempts is longer. Trying a local socket costs microseconds."""
+BREAKER_FAILURES: Final = 5
+"""Failures in a row after which no attempt is made for BREAKER_COOL_DOWN_S."""
+BREAKER_COOL_DOWN_S: Final = 5.0
+"""Seconds an open breaker allows nothing; then one attempt decides."""

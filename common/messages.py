@@ -1,8 +1,10 @@
 """The contract's messages as frozen values. One rule: same names as proto/ipc.proto, and nothing else.
 
 Repeated fields are tuples; an optional field that is not set is `None`; any other field has the schema's
-zero value. The meaning, unit and bound of every field stand in proto/ipc.proto and are not repeated here.
-Values are cheap (msgspec Structs without garbage-collector tracking) because a sweep makes thousands.
+zero value. Enums a client sends are plain integers, so that a number this version does not know can be
+answered with a typed refusal; in results such a number reads as UNSPECIFIED. The meaning, unit and bound
+of every field stand in proto/ipc.proto and are not repeated here. Values are cheap (msgspec Structs
+without garbage-collector tracking) because a sweep makes thousands.
 """
 
 from __future__ import annotations
@@ -160,13 +162,13 @@ class CollectionOptions(Message, frozen=True, gc=False, kw_only=True):
     digests: tuple[str, ...] = ()
     hash_budget_ms: int = 0
     environment: bool = False
-    event_kinds: tuple[ProcessEventKind, ...] = ()
+    event_kinds: tuple[int, ...] = ()
     live: bool = False
 
 
 class CapabilityRequest(Message, frozen=True, gc=False, kw_only=True):
     client_id: str = ""
-    requested_domains: tuple[MonitoringDomain, ...] = ()
+    requested_domains: tuple[int, ...] = ()
     client_version: str | None = None
     protocol_version: int = 0
 
@@ -175,7 +177,7 @@ class DetectionTask(Message, frozen=True, gc=False, kw_only=True):
     """Client to procmond: the only message a client sends."""
 
     task_id: str = ""
-    task_type: TaskType = TaskType.ENUMERATE_PROCESSES
+    task_type: int = TaskType.ENUMERATE_PROCESSES
     process_filter: ProcessFilter | None = None
     hash_check: HashCheck | None = None
     metadata: str | None = None
