@@ -30,6 +30,9 @@ class Verdict(NamedTuple):
     """The image never had a name: a memfd or an O_TMPFILE file."""
 
 
+NO_IMAGE: Final = Verdict("", file_exists=False, on_disk_mismatch=False, memory_backed=False)
+
+
 def _memfd_device() -> int:
     """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none."""
     try:
@@ -53,13 +56,24 @@ class Images:
         self._proc = os.fsencode(proc)
         self._memfd_device = _memfd_device()
         self._names: dict[tuple[object, bytes], os.stat_result | None] = {}
+        self._matches: dict[tuple[bytes, int, int], Verdict] = {}
 
     def begin(self) -> None:
         """A new sweep begins: what stood at a name then may not stand there now."""
         self._names.clear()
+        self._matches.clear()
 
     def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
+        key = (link, image.st_dev, image.st_ino)
+        verdict = self._matches.get(key)
+        if verdict is None:
+            verdict = self._judge(pid, link, image)
+            if not verdict.on_disk_mismatch:  # a mismatch may depend on the root of this process
+                self._matches[key] = verdict
+        return verdict
+
+    def _judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         deleted = link.endswith(_DELETED)
         name = link[: -len(_DELETED)] if deleted else link
         if image.st_dev == self._memfd_device and name.startswith(b"/memfd:"):

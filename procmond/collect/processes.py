@@ -19,7 +19,7 @@ from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, ProcessStatus, Provenance
 from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
-from procmond.collect.images import Images, Verdict
+from procmond.collect.images import NO_IMAGE, Images, Verdict
 from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_record
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
@@ -44,7 +44,6 @@ _NOT_FROM_PSUTIL: Final = (
     "mount_namespace",
     "script_path",
 )
-_NO_IMAGE: Final = Verdict("", file_exists=False, on_disk_mismatch=False, memory_backed=False)
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -108,7 +107,7 @@ class _Reader:
         self._stat = self._read_stat() if collector._linux else None
         self._image: FileIdentity | None = None
         self._image_state = HashState.UNSPECIFIED
-        self._verdict = _NO_IMAGE
+        self._verdict = NO_IMAGE
         self._path: str | None = None
 
     def sighting(self) -> Sighting:
