@@ -22,13 +22,12 @@ from procmond.collect.build import (
     NS_PER_TICK,
     Arguments,
     Builder,
-    Image,
     Reading,
     Shown,
     environment_missing,
     show_arguments,
 )
-from procmond.collect.details import NO_DETAILS, read_details
+from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
 from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
@@ -37,16 +36,13 @@ from procmond.collect.handles import (
     pidfd_info_works,
     read_file,
 )
-from procmond.collect.images import Images
+from procmond.collect.images import NO_IMAGE, Images
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
-from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
+from procmond.collect.sighting import Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 
-_NO_IMAGE: Final = Image(HashState.NO_EXECUTABLE)
-_DENIED_IMAGE: Final = Image(HashState.DENIED)
-_FAILED_IMAGE: Final = Image(HashState.IO_ERROR)
 _NOTHING: Final = Arguments(b"")
 _REFUSED: Final = Arguments(b"", missing="denied")
 _BLOCKED: Final = Arguments(b"", missing="blocked")
@@ -64,6 +60,8 @@ class _Known(msgspec.Struct, gc=False):
     raw_stat: bytes = b""
     stat: Stat = NO_STAT
     name: str = ""
+    pid_namespace: bytes | None = b""
+    """The target of ns/pid: a process is in the pid namespace it was born in (pid_namespaces(7))."""
     shown: Shown = NOT_SHOWN
     reading: Reading | None = None
     full: bool = False
@@ -179,20 +177,25 @@ class ProcfsCollector:
         handle = known.handle
         handle.open()
         raw_stat = read_file(handle.stat)
-        if raw_stat != known.raw_stat:
-            known.stat = parse_stat(raw_stat)
-            known.raw_stat = raw_stat
+        last_image = None
+        if raw_stat == known.raw_stat:  # its count of page faults with it
+            last_image = None if known.reading is None else known.reading.image
+        else:
+            _update_stat(known, raw_stat)
         stat = known.stat
         environment = b""
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
-            image, arguments = _NO_IMAGE, _NOTHING
+            image, arguments = NO_IMAGE, _NOTHING
         else:
-            image, arguments = self._image(handle), _arguments(handle, stat, wanted)
+            image = self._images.look(handle.pid, handle.executable, last_image)
+            arguments = _arguments(handle, stat, wanted)
             if wanted.environment and wanted.full:
                 environment = self._environment(handle, stat, wanted)
         details, parent = NO_DETAILS, None
         if wanted.full:
-            details, parent = read_details(handle), self._start_of(stat)
+            if not known.pid_namespace:
+                known.pid_namespace = read_pid_namespace(handle)
+            details, parent = read_details(handle, known.pid_namespace), self._start_of(stat)
         credentials = handle.credentials()
         self._starts[handle.pid] = stat.start_ticks
         reading = Reading(raw_stat, credentials, image, arguments, details, parent, self._users.version)
@@ -221,23 +224,6 @@ class ProcfsCollector:
         known.full = full
         known.reading = reading if kept else None
         known.shown = shown if kept else NOT_SHOWN
-
-    def _image(self, handle: Handle) -> Image:
-        path = handle.executable
-        try:
-            link = os.readlink(path)
-            status = os.stat(path)
-        except PermissionError:
-            return _DENIED_IMAGE
-        except (FileNotFoundError, ProcessLookupError):  # it is ending; that it is gone, the credentials tell
-            return _NO_IMAGE
-        except OSError:
-            return _FAILED_IMAGE
-        verdict = self._images.judge(handle.pid, link, status)
-        identity = FileIdentity(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
-        return Image(HashState.UNSPECIFIED, identity, verdict)
 
     def _environment(self, handle: Handle, stat: Stat, wanted: Wanted) -> bytes:
         if (handle.pid, stat.start_ticks) in wanted.blocked:
@@ -279,6 +265,15 @@ class ProcfsCollector:
         missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
         payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
         return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
+
+
+def _update_stat(known: _Known, raw_stat: bytes) -> None:
+    """Take over a stat that has changed; one of another process ends the acquaintance."""
+    stat = parse_stat(raw_stat)
+    if known.raw_stat and stat.start_ticks != known.stat.start_ticks:
+        raise ProcessLookupError(known.handle.pid)
+    known.stat = stat
+    known.raw_stat = raw_stat
 
 
 def _arguments(handle: Handle, stat: Stat, wanted: Wanted) -> Arguments:
