@@ -89,10 +89,10 @@ class _Plan:
 
 def _enum_decoder(kind: type[IntEnum], *, repeated: bool) -> Callable[[Any], Any]:
     members = {member.value: member for member in kind}
-    unknown = members[0]
     if repeated:
-        return lambda values: tuple(members.get(value, unknown) for value in values)
-    return lambda value: members.get(value, unknown)
+        return lambda values: tuple(members[value] for value in values if value in members)
+    unspecified = members[0]
+    return lambda value: members.get(value, unspecified)
 
 
 def _repeated_decoder(plan: _Plan) -> Callable[[Any], Any]:
