@@ -78,7 +78,7 @@ def _may_hold_secret(line: str) -> bool:
         or "eyJ" in line
         or "hvs." in line
         or "glpat-" in line
-        or ("_" in line and ("gh" in line or "npm_" in line or "k_live_" in line))
+        or ("_" in line and ("gh" in line or "npm_" in line or "k_live_" in line or "_pat_" in line))
     )
 
 

@@ -73,13 +73,16 @@ _ENDINGS: Final = (
 )
 
 # Too short to trust inside a word (`bypass`, `compass`): whole names, or behind a joint or a change of case.
-_SHORT: Final = ("pass", "pwd", "pw", "psk", "jwt", "userpin", "sopin")
+_SHORT: Final = ("pass", "pwd", "pw", "psk", "jwt")
 
 # Whole names that the endings above do not catch.
 _WHOLE: Final = words_of(
     "dbpass userpass rootpass adminpass authpass smtppass mailpass ftppass httppass pgpass mypass requirepass"
-    " masterpass becomepass sshpass sudopass passin passout pin cookie setcookie xauth bearer oauth2bearer"
+    " masterpass becomepass sshpass sudopass passin passout cookie setcookie xauth bearer oauth2bearer"
 )
+
+# Options only: a variable or key of that name is too often something else.
+_PINS: Final = words_of("pin userpin sopin newpin")
 
 # Names of files, of switches and of things to type in, although they end like a secret.
 _INNOCENT: Final = words_of(
@@ -120,6 +123,8 @@ def is_secret_name(name: str) -> bool:
     word = joined(name)
     if word in _WHOLE:
         return True
+    if word in _PINS:
+        return "-pin" in name.lower()
     bare = name[-NAME_LIMIT:].strip("-_.").rstrip("0123456789").rstrip("-_.")
     if not word.endswith(_ENDINGS) and not _ends_in_short(bare):
         return False

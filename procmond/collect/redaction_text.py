@@ -30,8 +30,8 @@ _NOT_SECRET: Final = frozenset(
 )
 _REFERENCES: Final = ("env:", "file:", "fd:")
 
-# Prefix, least number of characters after it, characters allowed besides letters and digits. Sources: the
-# vendors' own secret-scanning pages (AWS unique identifiers, GitHub token formats, Slack token types).
+# Prefix, least number of characters after it, characters allowed besides letters and digits. The prefixes
+# are the vendors'; the numbers are ours, a little under what they issue.
 TOKENS: Final = (
     ("AKIA", 16, ""),
     ("ASIA", 16, ""),
@@ -64,6 +64,7 @@ TOKEN_SIGNS: Final = (
     "ASIA",
     "gh",
     "glpat-",
+    "_pat_",
     "npm_",
     "xox",
     "k_live_",
@@ -77,8 +78,15 @@ TOKEN_SIGNS: Final = (
 
 
 def secret_part(text: str, start: int, stop: int) -> Span | None:
-    """The part of a secret's value to hide: none of a reference (`env:X`), what follows in `pass:X`."""
-    if text.startswith(_REFERENCES, start, stop) or text[start:stop] in _NOT_SECRET:
+    """The part of a secret's value to hide: none of a reference (`env:X`), what follows in `pass:X`.
+
+    A value that begins with the mark was hidden before, by a rule that knew where the secret ends.
+    """
+    if (
+        text.startswith(MARK, start, stop)
+        or text.startswith(_REFERENCES, start, stop)
+        or text[start:stop] in _NOT_SECRET
+    ):
         return None
     if text.startswith("pass:", start, stop):
         start += 5
@@ -148,6 +156,8 @@ class _Assignments:
                 return None, value
             while text.startswith((" ", "\t"), value):
                 value += 1
+        if text.startswith(MARK, value):
+            return None, value + len(MARK)
         inner, end = self._value(name, start, value, whole=whole or slashed, quoted=quoted)
         if inner < 0 or is_file_for(name, text[inner:end]):
             return None, end
@@ -172,6 +182,8 @@ class _Assignments:
         start, least = stop, max(self.floor, stop - NAME_LIMIT)
         while start > least and (text[start - 1].isalnum() or text[start - 1] in "-_."):
             start -= 1
+        if text.endswith(MARK, least, start):
+            start -= len(MARK)  # a token that was hidden is still a part of the name
         return start, stop, quoted, spaced
 
     def _is_colon(self, name: str, start: int, value: int, *, slashed: bool) -> bool:
@@ -239,7 +251,7 @@ class _Assignments:
         if text[at : at + 1] and text[at] in _QUOTES:
             at += 1
         stop, limit = at, min(len(text), at + NAME_LIMIT)
-        while stop < limit and (text[stop].isalnum() or text[stop] in "-_."):
+        while stop < limit and (text[stop].isalnum() or text[stop] in "-_.[]"):
             stop += 1
         if stop == at:
             return False
@@ -278,7 +290,7 @@ def _driver_spans(text: str) -> list[Span]:
         while at >= 0:
             start = max(floor, *(text.rfind(blank, floor, at) + 1 for blank in " '\"="))
             colon = text.find(":", start, at)
-            if colon >= 0:
+            if colon >= 0 and not text.endswith(MARK, start, at):
                 spans += [span] if (span := secret_part(text, colon + 1, at)) else []
             floor, at = at + len(ending), text.find(ending, at + len(ending))
     at = text.find(":thin:")
