@@ -1,4 +1,4 @@
-"""Any value the contract allows, drawn by hypothesis. One rule: derived from the schema, nothing forgotten."""
+"""Any value the contract allows, drawn by hypothesis. One rule: derived from the schema, field by field."""
 
 from __future__ import annotations
 
