@@ -18,6 +18,7 @@ from common.errors import (
     ConnectionLost,
     DeadlineExceeded,
     Denied,
+    InternalError,
     InvalidTask,
     ProtocolViolation,
     SequenceError,
@@ -141,6 +142,23 @@ async def test_the_frames_of_a_streamed_answer_are_merged(path: str) -> None:
     assert answer.summary is not None
     assert answer.summary.processes_seen == 3
     assert answer.error is None
+
+
+async def test_success_is_judged_by_the_last_frame(path: str) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.negotiate()
+        task = await peer.task()
+        part = DetectionResult(task_id=task.task_id, processes=(ProcessRecord(pid=1),), more=True)
+        await peer.answer(part, whole(task, sequence=1))
+        task = await peer.task()
+        part = DetectionResult(task_id=task.task_id, processes=(ProcessRecord(pid=1),), more=True)
+        await peer.answer(part, whole(task, success=False, sequence=1, error_code=ErrorCode.INTERNAL))
+
+    async with play(path, script) as client:
+        answer = await client.ask(new_enumerate_task("t1", stream=True))
+        assert (len(answer.processes), answer.error) == (1, None)
+        with pytest.raises(InternalError):
+            await client.ask(new_enumerate_task("t2", stream=True))
 
 
 async def test_a_task_without_id_gets_one_and_without_deadline_the_default(path: str) -> None:
