@@ -7,6 +7,7 @@ from typing import Final
 
 from common.errors import ConfigError
 from procmond.collect.processes import PsutilCollector
+from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sighting import Collector
