@@ -87,6 +87,7 @@ def _numbers(census: Census, report: SweepReport) -> Iterator[tuple[str, str]]:
 def _notable_table(records: Sequence[ProcessRecord], now: float, screen: Screen) -> Iterator[str]:
     headings = [
         Heading("PID", right=True),
+        Heading("ALIKE", right=True),
         Heading("USER", elastic=True),
         Heading("AGE", right=True),
         Heading("SHA256"),
@@ -101,13 +102,14 @@ def _notable_table(records: Sequence[ProcessRecord], now: float, screen: Screen)
         rows.append(
             [
                 Cell(str(record.pid)),
+                Cell(str(notable.number)),
                 Cell(user(record)),
                 Cell(started),
                 digest(record),
                 Cell(
                     ", ".join(notable.reasons) or "first of its user", "yellow" if notable.reasons else "dim"
                 ),
-                Cell(path + (f" ({notable.number} processes)" if notable.number > 1 else "")),
+                Cell(path),
             ]
         )
     yield from table(headings, rows, screen)
