@@ -65,19 +65,23 @@ async def _run(client: Client, said: argparse.Namespace, output: Output, kind: T
         tasks = _tasks(kind, said.path, pids, said.algorithm, said.expect)
         reports: list[ExecutableReport] = []
         answers: list[Answer] = []
+        expected = bool(said.expect)
         for task, answer in zip(tasks, await ask_all(client, tasks), strict=True):
             if isinstance(answer, DaemonEyeError):
                 reports.append(_refusal(task, answer))
                 status = worst(status, status_of(answer))
             else:
                 answers.append(answer)
-                reports += answer.executables or legacy_report(answer)
+                told = answer.executables or legacy_report(answer)
+                status = worst(status, judge(told, expected=expected))
+                reports += told
         status = worst(status, report_shortfalls(client, answers, hashes=True))
     _show(output, reports, said, kind, answers[-1].boot_id if answers else "")
     for report in reports:
         if report.error_message:
-            complain(f"{_target(report)}: {report.error_message}")
-    return worst(status, judge(reports, expected=bool(said.expect)))
+            named = report.path and report.error_message.startswith(report.path)
+            complain(report.error_message if named else f"{_target(report)}: {report.error_message}")
+    return status
 
 
 def check_targets(

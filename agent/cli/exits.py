@@ -44,7 +44,7 @@ def status_of(error: DaemonEyeError) -> int:
 
 
 def worst(first: int, second: int) -> int:
-    """The status that says more: could not reach, then partial, then found, then fine."""
+    """The status that says more: what could not be told goes before what was found."""
     return max(first, second)
 
 

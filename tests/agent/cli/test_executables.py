@@ -69,6 +69,22 @@ def test_a_refused_path_has_its_line_and_the_others_their_hash(cli: Cli) -> None
     assert SHA256 in outcome.out.splitlines()[2]
 
 
+def test_a_reason_that_names_the_path_is_not_prefixed_with_it(cli: Cli) -> None:
+    def answers(task: DetectionTask) -> Iterable[DetectionResult]:
+        yield DetectionResult(error_code=ErrorCode.REFUSED, error_message="/bin/a: No such file")
+
+    assert cli.ask(answers, "hash", "/bin/a").err == "daemoneye: /bin/a: No such file\n"
+
+
+def test_wrong_usage_that_procmond_noticed_is_wrong_usage(cli: Cli) -> None:
+    def answers(task: DetectionTask) -> Iterable[DetectionResult]:
+        yield DetectionResult(
+            error_code=ErrorCode.INVALID, error_message="expected_hash: 2 digits; sha256 has 64"
+        )
+
+    assert cli.ask(answers, "hash", "/bin/a", "--expect", "00").status == 2
+
+
 def test_hashes_for_programs_are_reports(cli: Cli) -> None:
     document = json.loads(cli.ask(by_path, "hash", "--format", "json", "/etc/shadow", "/bin/b").out)
     refused, hashed = document["executables"]
