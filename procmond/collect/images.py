@@ -113,7 +113,7 @@ class Images:
                 link = os.readlink(path)
                 if confirmed is not None and confirmed.link == link:
                     return confirmed
-                verdict = self._judge(pid, link, status)
+                verdict = self.judge(pid, link, status)
                 image = Image(HashState.UNSPECIFIED, FileIdentity._make(identity), verdict, link)
                 if not verdict.on_disk_mismatch:
                     if image == last:
@@ -132,7 +132,7 @@ class Images:
             return _FAILED
         return image
 
-    def _judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
+    def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
         deleted = link.endswith(_DELETED)
         name = link[: -len(_DELETED)] if deleted else link
