@@ -84,7 +84,7 @@ class PsutilCollector:
         """See `Collector.sweep`."""
         self._images.begin()
         self._users.refresh()
-        for pid in psutil.pids() if pids is None else pids:
+        for pid in psutil.pids() if pids is None else filter(psutil.pid_exists, pids):  # which threads do not
             try:
                 yield _Reader(self, pid, wanted).sighting()
             except (_Vanished, psutil.NoSuchProcess):
@@ -207,14 +207,20 @@ class _Reader:
     def _read_measures(self) -> None:
         try:
             cpu = self._process.cpu_times()
-            age = time.time() - self._process.create_time()
             seconds = cpu.user + cpu.system
+            age = self._age()
             self._facts["cpu_usage"] = 100 * seconds / age if age > 0 else 0.0
             self._facts["memory_usage"] = self._process.memory_info().rss
             if self._wanted.full:
                 self._facts["cpu_time_ns"] = round(seconds * 1e9)
         except psutil.AccessDenied:
             self._missing["cpu_usage"] = self._missing["memory_usage"] = "denied"
+
+    def _age(self) -> float:
+        """Seconds since the process began; on Linux by the kernel's clock, for psutil cuts seconds."""
+        if self._stat is None:
+            return time.time() - self._process.create_time()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self._stat.start_ticks / _TICKS
 
     def _read_more(self, ppid: int, start_ticks: int) -> None:
         """Fill the schema's numbers 100 and up, and leave out what is not asked for."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -36,7 +36,7 @@ from procmond.collect.handles import (
     pidfd_info_works,
     read_file,
 )
-from procmond.collect.images import NO_IMAGE, Images
+from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
 from procmond.collect.sighting import Redact, Sighting, Wanted
@@ -53,6 +53,16 @@ _MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
 """Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
 
 
+class _Record(NamedTuple):
+    """An encoded record, valid while the reading it was made of stays the same."""
+
+    reading: Reading | None
+    payload: bytes
+
+
+_NO_RECORD: Final = _Record(None, b"")
+
+
 class _Known(msgspec.Struct, gc=False):
     """What is kept of a process from sweep to sweep."""
 
@@ -60,13 +70,13 @@ class _Known(msgspec.Struct, gc=False):
     raw_stat: bytes = b""
     stat: Stat = NO_STAT
     name: str = ""
+    image: Image = NO_IMAGE
     pid_namespace: bytes | None = b""
     """The target of ns/pid: a process is in the pid namespace it was born in (pid_namespaces(7))."""
     shown: Shown = NOT_SHOWN
-    reading: Reading | None = None
-    full: bool = False
-    payload: bytes = b""
-    """The record of `reading`, with the fields that `full` says."""
+    specified: _Record = _NO_RECORD
+    """With the specification's fields only."""
+    full: _Record = _NO_RECORD
     holds: bool = False
     """The handle stays open between sweeps and counts against the budget."""
 
@@ -121,7 +131,7 @@ class ProcfsCollector:
             self._forget(pid)
 
     def sweep(self, wanted: Wanted, pids: Sequence[int] | None) -> Iterator[Sighting | None]:
-        """See `Collector.sweep`. One sweep at a time: what one finds, the next compares with."""
+        """See `Collector.sweep`. Sweeps may overlap: each process is read whole between two yields."""
         self._images.begin()
         self._users.refresh()
         self._starts.clear()
@@ -179,7 +189,7 @@ class ProcfsCollector:
         raw_stat = read_file(handle.stat)
         last_image = None
         if raw_stat == known.raw_stat:  # its count of page faults with it
-            last_image = None if known.reading is None else known.reading.image
+            last_image = known.image
         else:
             _update_stat(known, raw_stat)
         stat = known.stat
@@ -188,6 +198,7 @@ class ProcfsCollector:
             image, arguments = NO_IMAGE, _NOTHING
         else:
             image = self._images.look(handle.pid, handle.executable, last_image)
+            known.image = image
             arguments = _arguments(handle, stat, wanted)
             if wanted.environment and wanted.full:
                 environment = self._environment(handle, stat, wanted)
@@ -199,8 +210,9 @@ class ProcfsCollector:
         credentials = handle.credentials()
         self._starts[handle.pid] = stat.start_ticks
         reading = Reading(raw_stat, credentials, image, arguments, details, parent, self._users.version)
-        if reading != known.reading or wanted.full is not known.full:
-            self._build(known, reading, full=wanted.full)
+        record = known.full if wanted.full else known.specified
+        if reading != record.reading:
+            record = self._build(known, reading, full=wanted.full)
         return Sighting(
             handle.pid,
             stat.start_ticks,
@@ -210,20 +222,24 @@ class ProcfsCollector:
             image.identity,
             image.state,
             reading.accessible,
-            known.payload + environment + encode_moment(_cpu_usage(stat), self._time()),
+            record.payload + environment + encode_moment(_cpu_usage(stat), self._time()),
         )
 
-    def _build(self, known: _Known, reading: Reading, *, full: bool) -> None:
+    def _build(self, known: _Known, reading: Reading, *, full: bool) -> _Record:
         raw = reading.arguments.raw
         shown = known.shown
         if shown.raw != raw or shown.path != reading.image.path:
             shown = show_arguments(raw, reading.image.path, self._redact)
         known.name = text(known.stat.name)
-        known.payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
+        payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
+        record = _Record(reading, payload)
         kept = len(raw) <= _MAX_KEPT_BYTES
-        known.full = full
-        known.reading = reading if kept else None
         known.shown = shown if kept else NOT_SHOWN
+        if full:
+            known.full = record if kept else _NO_RECORD
+        else:
+            known.specified = record if kept else _NO_RECORD
+        return record
 
     def _environment(self, handle: Handle, stat: Stat, wanted: Wanted) -> bytes:
         if (handle.pid, stat.start_ticks) in wanted.blocked:
