@@ -325,7 +325,9 @@ async def test_a_reader_as_fast_as_we_write_is_never_stalled(monkeypatch: pytest
             following = asyncio.create_task(channel.send(LARGE))
             taken = 0
             while taken < len(LARGE) + 8:
-                taken += len(await loop.sock_recv(peer, len(LARGE) + 8 - taken))
+                part = await loop.sock_recv(peer, len(LARGE) + 8 - taken)
+                assert part, "the channel gave up on a peer that reads"
+                taken += len(part)
             await sending
             sending = following
             await blocked(sending)
