@@ -20,10 +20,11 @@ from typing import Final, NamedTuple
 
 from common.errors import MessageError
 from common.logs import get_logger
-from common.service import notify
+from common.service import Notifier, watchdog_interval
 from procmond import control
 from procmond.collect.settings import CollectorSettings
 from procmond.front.settings import FrontSettings
+from procmond.selfcheck import CHECKS_PER_WATCHDOG, DEFAULT_INTERVAL_S, SelfCheck
 
 GRACE_S: Final = 4.5
 """Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
@@ -87,6 +88,9 @@ class Supervisor:
         self._served = False
         self._stop_at: float | None = None
         self._status = 0
+        self._notifier = Notifier()
+        interval = (watchdog_interval() or DEFAULT_INTERVAL_S * CHECKS_PER_WATCHDOG) / CHECKS_PER_WATCHDOG
+        self._check = SelfCheck(self._notifier, self._selector, self._hand_over, interval)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
@@ -109,6 +113,7 @@ class Supervisor:
                 self._turn()
         finally:
             signal.set_wakeup_fd(previous)
+            self._check.drop()
             self._selector.close()
             receiver.close()
             sender.close()
@@ -123,11 +128,18 @@ class Supervisor:
         for name in [name for name, due in self._due.items() if due <= now]:
             del self._due[name]
             self._start(name)
+        if self._checking():
+            self._check.turn(now)
         if self._stop_at is not None and now >= self._stop_at:
             self._kill_all()
 
+    def _checking(self) -> bool:
+        return self._served and self._notifier.connected and self._control is not None and not self._stop_at
+
     def _timeout(self) -> float | None:
         moments = [*self._due.values()]
+        if self._checking():
+            moments.append(self._check.due)
         if self._stop_at is not None:
             moments.append(self._stop_at)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
@@ -140,20 +152,21 @@ class Supervisor:
                 self._stop(f"signal {signal.Signals(number).name}")
 
     def _configure(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notifier.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
             self._front_settings = settings
             self._tell(control.Configure(settings))
-        notify("READY=1")
+        self._notifier.tell("READY=1")
 
     def _stop(self, reason: str) -> None:
         if self._stop_at is not None:
             return
         _log.info("procmond_stopping", reason=reason)
-        notify("STOPPING=1")
+        self._notifier.tell("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
         self._due.clear()
+        self._check.drop()
         if "front" in self._children:
             self._tell(control.ShutDown())  # the collector ends when the front's end of its line is gone
         else:
@@ -217,6 +230,8 @@ class Supervisor:
             for end in self._wakeup:
                 end.close()
             self._selector.close()
+            self._check.close_in_child()
+            self._notifier.close()
             body()
             status = 0
         except Exception as error:  # noqa: BLE001 - the last frame of a process: said, then ended with status 1
@@ -283,14 +298,15 @@ class Supervisor:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
-            notify("READY=1")
+            self._notifier.tell("READY=1")
         elif isinstance(message, control.Report):
-            notify(
-                f"STATUS={message.connections} clients, {message.tasks} tasks in flight, "
-                f"{message.answered} answered, {message.refused} refused"
-            )
+            self._check.clients = message.connections
+
+    def _hand_over(self, descriptor: int) -> None:
+        self._tell(control.Examine(), descriptor)
 
     def _drop_control(self) -> None:
+        self._check.drop()
         if self._control is not None:
             self._selector.unregister(self._control)
             self._control.close()

@@ -96,10 +96,20 @@ class Front:
             sock.close()
         else:
             name = f"session-{peer.uid}-{peer.pid}"
-            self._group.create_task(self._converse(sock, peer, permission), name=name)
+            self._group.create_task(self._converse(sock, peer, permission, self._admission), name=name)
 
-    async def _converse(self, sock: socket.socket, peer: PeerCredentials, permission: Permission) -> None:
-        settings = self._admission.settings
+    async def _examined(self, sock: socket.socket) -> None:
+        """The supervisor asks whether we answer. It has limits of its own: peers who use up theirs keep
+        nobody from telling a busy server from a dead one."""
+        admission = Admission(self._admission.settings)
+        peer = peer_credentials(sock)
+        admission.connect(peer.uid)
+        await self._converse(sock, peer, Permission.QUERY, admission)
+
+    async def _converse(
+        self, sock: socket.socket, peer: PeerCredentials, permission: Permission, admission: Admission
+    ) -> None:
+        settings = admission.settings
         try:
             channel = await open_channel(
                 sock,
@@ -107,7 +117,7 @@ class Front:
                 frame_deadline_s=settings.frame_deadline_s,
                 stall_limit_s=settings.stall_limit_s,
             )
-            session = Session(channel, peer, permission, self._admission, self._relay)
+            session = Session(channel, peer, permission, admission, self._relay)
             self._sessions.add(session)
             try:
                 await session.run()
@@ -115,7 +125,7 @@ class Front:
                 self._sessions.discard(session)
                 self._ended += session.answered
         finally:
-            self._admission.disconnect(peer.uid)
+            admission.disconnect(peer.uid)
 
     async def _end_sessions(self) -> None:
         reason = ShuttingDown("procmond is ending; reconnect and ask again")
@@ -142,6 +152,8 @@ class Front:
             line = socket.socket(fileno=descriptor)
             line.setblocking(False)
             self._group.create_task(self._relay.attach(line), name="attach-collector")
+        elif isinstance(message, control.Examine) and descriptor is not None:
+            self._group.create_task(self._examined(socket.socket(fileno=descriptor)), name="self-check")
         elif isinstance(message, control.Configure):
             self._admission.settings = message.settings
         elif isinstance(message, control.ShutDown):

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -90,12 +89,8 @@ def build(version: str | None, dist: Path, scratch: Path, wheels: Path | None) -
     dist.mkdir(parents=True, exist_ok=True)
     package = dist / f"daemoneye_{version}_{architecture}.deb"
     # One thread: xz's output depends on their number. dpkg-deb sorts names and takes SOURCE_DATE_EPOCH.
-    subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build", tree, package],
-        env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+    options = ("--root-owner-group", "-Zxz", "--threads-max=1")
+    stage.run("dpkg-deb", *options, "--build", tree, package, SOURCE_DATE_EPOCH=epoch)
     wheel = dist / staged.wheel.name
     shutil.copyfile(staged.wheel, wheel)
     return wheel, package
@@ -107,7 +102,9 @@ def main() -> int:
     parser.add_argument("--version", help="the package's version, instead of the project's")
     parser.add_argument("--dist", type=Path, default=stage.ROOT / "dist")
     parser.add_argument("--scratch", type=Path, default=stage.ROOT / "build")
-    parser.add_argument("--wheels", type=Path, help="directory with the dependencies' wheels; no network then")
+    parser.add_argument(
+        "--wheels", type=Path, help="directory with the dependencies' wheels; no network then"
+    )
     said = parser.parse_args()
     os.umask(0o022)  # whatever the caller's is, the files are the same
     said.scratch.mkdir(parents=True, exist_ok=True)

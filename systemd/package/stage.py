@@ -78,7 +78,7 @@ class Staged(NamedTuple):
 
 def run(*command: str | Path, **environment: str) -> str:
     """Run `command` in the project's root and return its output. Raises: CalledProcessError."""
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603 - every command is written in this directory
         [str(word) for word in command],
         cwd=ROOT,
         env={**os.environ, **environment},
@@ -180,7 +180,9 @@ def settle(tree: Path, epoch: str) -> None:
         if path.is_dir():
             path.chmod(0o755)
         else:
-            path.chmod(0o755 if path.stat().st_mode & 0o100 and path.parent.name in {"bin", "sbin"} else 0o644)
+            path.chmod(
+                0o755 if path.stat().st_mode & 0o100 and path.parent.name in {"bin", "sbin"} else 0o644
+            )
         os.utime(path, (int(epoch), int(epoch)), follow_symlinks=False)
 
 
@@ -189,7 +191,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Lay the installed files out under a directory.")
     parser.add_argument("--destdir", type=Path, required=True, help="directory that stands for /")
     parser.add_argument("--scratch", type=Path, default=ROOT / "build", help="for intermediate files")
-    parser.add_argument("--wheels", type=Path, help="directory with the dependencies' wheels; no network then")
+    parser.add_argument(
+        "--wheels", type=Path, help="directory with the dependencies' wheels; no network then"
+    )
     said = parser.parse_args()
     if platform.python_implementation() != "CPython" or sys.version_info < (3, 11):
         parser.error("CPython 3.11 or later is needed")
