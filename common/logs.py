@@ -92,7 +92,7 @@ class _Writer:
     def __init__(self) -> None:
         self._lost = 0
         self.to_journal = False
-        """Whether lines carry the priority that makes `journalctl -p warning` work; no JSON reader sees it."""
+        """Whether lines begin with the priority that makes `journalctl -p warning` work."""
 
     def debug(self, line: str) -> None:
         self._put(line, "debug")
