@@ -37,6 +37,7 @@ FILES: Final = {
     "procmond.service": "usr/lib/systemd/system/procmond.service",
     "procmond.socket": "usr/lib/systemd/system/procmond.socket",
     "procmond-connector.socket": "usr/lib/systemd/system/procmond-connector.socket",
+    "procmond-failed.target": "usr/lib/systemd/system/procmond-failed.target",
     "daemoneye-agent.service": "usr/lib/systemd/system/daemoneye-agent.service",
     "daemoneye.target": "usr/lib/systemd/system/daemoneye.target",
     "sysusers.conf": "usr/lib/sysusers.d/daemoneye.conf",
