@@ -92,7 +92,7 @@ class Notifier:
         """Whether a service manager was there to connect to."""
         return self._socket is not None
 
-    def tell(self, state: str) -> bool:
+    def send(self, state: str) -> bool:
         """Tell the service manager `state` (`READY=1`), as sd_notify(3) does; whether it was told."""
         if self._socket is None:
             return False
@@ -110,10 +110,10 @@ class Notifier:
 
 
 def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> bool:
-    """`Notifier.tell`, for a process that may connect and says something now and then."""
+    """`Notifier.send`, for a process that may connect and says something now and then."""
     notifier = Notifier(environment)
     try:
-        return notifier.tell(state)
+        return notifier.send(state)
     finally:
         notifier.close()
 

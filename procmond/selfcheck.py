@@ -167,7 +167,7 @@ class SelfCheck:
             self._status = _describe(answer)
         if not self._missing:
             status = f"{count_processes():,} processes, {self.clients:,} clients, {self._status}"
-            self._notifier.tell(f"WATCHDOG=1\nSTATUS={status}")
+            self._notifier.send(f"WATCHDOG=1\nSTATUS={status}")
 
     def _fail(self, reason: str) -> None:
         _log.error("selfcheck_failed", reason=reason)

@@ -152,18 +152,18 @@ class Supervisor:
                 self._stop(f"signal {signal.Signals(number).name}")
 
     def _configure(self) -> None:
-        self._notifier.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notifier.send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
             self._front_settings = settings
             self._tell(control.Configure(settings))
-        self._notifier.tell("READY=1")
+        self._notifier.send("READY=1")
 
     def _stop(self, reason: str) -> None:
         if self._stop_at is not None:
             return
         _log.info("procmond_stopping", reason=reason)
-        self._notifier.tell("STOPPING=1")
+        self._notifier.send("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
         self._due.clear()
         self._check.drop()
@@ -298,7 +298,7 @@ class Supervisor:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
-            self._notifier.tell("READY=1")
+            self._notifier.send("READY=1")
         elif isinstance(message, control.Report):
             self._check.clients = message.connections
 

@@ -110,9 +110,9 @@ def test_a_notifier_goes_on_where_connecting_has_become_impossible(tmp_path: Pat
         notifier = Notifier({"NOTIFY_SOCKET": str(path)})
         path.unlink()
         assert notifier.connected
-        assert notifier.tell("READY=1")
+        assert notifier.send("READY=1")
         assert manager.recv(100) == b"READY=1"
-    assert not notifier.tell("the manager is gone")
+    assert not notifier.send("the manager is gone")
     notifier.close()
     assert not notifier.connected
 
