@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from common.errors import ConfigError
+from procmond.collect.guard import Guard
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
@@ -25,16 +26,21 @@ def check_choice(name: str) -> None:
         import procmond.collect.processes  # noqa: F401 - loaded before the fork, and only where it is used
 
 
-def choose(settings: CollectorSettings) -> tuple[Collector, tuple[str, ...]]:
+def choose(settings: CollectorSettings, guard: Guard) -> tuple[Collector, tuple[str, ...]]:
     """The collector in force and its limitations, a sentence each."""
     replace = redact if settings.redact_arguments else None
+    names = frozenset(settings.environment_variables)
     collector: Collector
     if settings.collector == "psutil":
         from procmond.collect.processes import PsutilCollector
 
-        collector = PsutilCollector(replace, boot_time=settings.boot_time)
+        collector = PsutilCollector(
+            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+        )
     else:
-        collector = ProcfsCollector(replace, boot_time=settings.boot_time)
+        collector = ProcfsCollector(
+            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+        )
     return collector, _limitations()
 
 

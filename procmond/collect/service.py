@@ -18,6 +18,7 @@ from procmond import link
 from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
+from procmond.collect.guard import Guard
 from procmond.collect.hashing import HashEngine
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
@@ -54,8 +55,8 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings) -> None:
-        collector, limitations = choose(settings)
+    def __init__(self, settings: CollectorSettings, guard: Guard) -> None:
+        collector, limitations = choose(settings, guard)
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
@@ -69,7 +70,7 @@ class CollectorService:
             file_deadline_s=settings.hash_file_deadline_s,
             cache_entries=settings.hash_cache_entries,
         )
-        self._tools = Tools(collector, self._engine, settings.hash_budget_s)
+        self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.
         self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
@@ -133,6 +134,6 @@ class CollectorService:
             request.stopped(summary())
 
 
-async def serve(line: socket.socket, settings: CollectorSettings) -> None:
+async def serve(line: socket.socket, settings: CollectorSettings, guard: Guard) -> None:
     """Be the collector until the line ends."""
-    await CollectorService(settings).serve(line)
+    await CollectorService(settings, guard).serve(line)
