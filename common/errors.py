@@ -96,6 +96,10 @@ class MessageError(PeerError):
     """A frame whose payload breaks the contract."""
 
 
+class TaskIdError(MessageError):
+    """A task_id that is empty, too long, or in flight already: nothing can be answered under it."""
+
+
 class DecodeError(MessageError):
     """The payload does not decode as the message expected."""
 

@@ -1,0 +1,1 @@
+"""The `daemoneye` command: asks, and prints for people and for programs."""

@@ -1,0 +1,139 @@
+"""Whether the running image is still the file at its name. One rule: only stat, never open, never follow out.
+
+What the kernel calls /proc/PID/exe is the name the file had, with ` (deleted)` behind it when that name is
+gone. The name means something in the mount namespace and root of the process, not necessarily in ours
+(DESIGN: PrivateTmp makes images in /tmp look deleted), and every directory on the way may by now be a link
+that its owner laid.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+from procmond.collect.text import text
+
+_DELETED: Final = b" (deleted)"
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Verdict(NamedTuple):
+    """What stands at the name of a running image."""
+
+    path: str
+    """The name, without ` (deleted)`."""
+    file_exists: bool
+    """Something stands there."""
+    on_disk_mismatch: bool
+    """It is not the running image."""
+    memory_backed: bool
+    """The image never had a name: a memfd or an O_TMPFILE file."""
+
+
+NO_IMAGE: Final = Verdict("", file_exists=False, on_disk_mismatch=False, memory_backed=False)
+
+
+def _memfd_device() -> int:
+    """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none."""
+    try:
+        descriptor = os.memfd_create("device")
+    except OSError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
+class Images:
+    """Judges images; each name is looked up once per sweep and root directory."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = os.fsencode(proc)
+        self._memfd_device = _memfd_device()
+        self._names: dict[tuple[object, bytes], os.stat_result | None] = {}
+        self._matches: dict[tuple[bytes, int, int], Verdict] = {}
+
+    def begin(self) -> None:
+        """A new sweep begins: what stood at a name then may not stand there now."""
+        self._names.clear()
+        self._matches.clear()
+
+    def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
+        """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
+        key = (link, image.st_dev, image.st_ino)
+        verdict = self._matches.get(key)
+        if verdict is None:
+            verdict = self._judge(pid, link, image)
+            if not verdict.on_disk_mismatch:  # a mismatch may depend on the root of this process
+                self._matches[key] = verdict
+        return verdict
+
+    def _judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
+        deleted = link.endswith(_DELETED)
+        name = link[: -len(_DELETED)] if deleted else link
+        if image.st_dev == self._memfd_device and name.startswith(b"/memfd:"):
+            return Verdict(text(name), False, True, True)
+        if deleted and name.endswith(b"/#%d" % image.st_ino):  # how the kernel names O_TMPFILE files
+            return Verdict(text(name), False, True, True)
+        found = None
+        for candidate in (link, name) if deleted else (link,):  # a file may really be called `x (deleted)`
+            found = self._here(candidate)
+            if found is not None and _same(found, image):
+                return Verdict(text(candidate), True, False, False)
+        foreign = self._foreign_root(pid)
+        if foreign is not None:
+            found = self._there(pid, name, foreign)
+            if found is not None and _same(found, image):
+                return Verdict(text(name), True, False, False)
+        return Verdict(text(name), found is not None, True, False)
+
+    def _here(self, name: bytes) -> os.stat_result | None:
+        key = (None, name)
+        if key not in self._names:
+            try:
+                self._names[key] = os.lstat(name)
+            except (OSError, ValueError):
+                self._names[key] = None
+        return self._names[key]
+
+    def _foreign_root(self, pid: int) -> tuple[bytes, int, int] | None:
+        """What tells apart the roots of processes; None when the root is ours, or is not to be seen."""
+        own = b"%s/self/" % self._proc
+        its = b"%s/%d/" % (self._proc, pid)
+        try:
+            here, there = os.stat(own + b"root"), os.stat(its + b"root")
+            namespace = os.readlink(its + b"ns/mnt")
+            if _same(here, there) and os.readlink(own + b"ns/mnt") == namespace:
+                return None
+        except OSError:
+            return None
+        return namespace, there.st_dev, there.st_ino
+
+    def _there(self, pid: int, name: bytes, root: tuple[bytes, int, int]) -> os.stat_result | None:
+        key = (root, name)
+        if key not in self._names:
+            self._names[key] = self._walk(pid, name)
+        return self._names[key]
+
+    def _walk(self, pid: int, name: bytes) -> os.stat_result | None:
+        """lstat of `name` below /proc/PID/root, by no link but that: absolute ones lead to our root."""
+        *directories, last = name.split(b"/")[1:]
+        try:
+            at = os.open(b"%s/%d/root" % (self._proc, pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            for directory in directories:
+                below = os.open(directory, _DIRECTORY, dir_fd=at)
+                os.close(at)
+                at = below
+            return os.stat(last, dir_fd=at, follow_symlinks=False)
+        except OSError:
+            return None
+        finally:
+            os.close(at)

@@ -1,0 +1,302 @@
+"""The portable collector. One rule: facts come from psutil, and what psutil guesses is not taken.
+
+psutil guesses an executable from the arguments when the kernel refuses it, lengthens names from the arguments
+and asks NSS for user names; none of that is a fact. It is the fallback where /proc has another form, and the
+truth that tests compare the Linux collector with. What psutil does not know is marked missing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as modes
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import psutil
+
+from common.limits import MAX_COMMAND_LINE_BYTES
+from common.messages import HashState, ProcessStatus, Provenance
+from procmond.collect.boot import read_boot_id, read_boot_time
+from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
+from procmond.collect.images import NO_IMAGE, Images, Verdict
+from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
+from procmond.collect.records import Facts, encode_record
+from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
+from procmond.collect.text import text
+from procmond.collect.users import Users
+
+_STATUS: Final = {
+    psutil.STATUS_RUNNING: ProcessStatus.RUNNING,
+    psutil.STATUS_SLEEPING: ProcessStatus.SLEEPING,
+    psutil.STATUS_DISK_SLEEP: ProcessStatus.DISK_SLEEP,
+    psutil.STATUS_STOPPED: ProcessStatus.STOPPED,
+    psutil.STATUS_TRACING_STOP: ProcessStatus.TRACED,
+    psutil.STATUS_ZOMBIE: ProcessStatus.ZOMBIE,
+    psutil.STATUS_IDLE: ProcessStatus.IDLE,
+    psutil.STATUS_DEAD: ProcessStatus.DEAD,
+}
+_NOT_FROM_PSUTIL: Final = (
+    "login_uid",
+    "cgroup",
+    "container_id",
+    "pid_namespace",
+    "mount_namespace",
+    "script_path",
+)
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class _Vanished(Exception):
+    """The process ended while it was being read."""
+
+
+class PsutilCollector:
+    """Collects by psutil; on Linux the start time is the kernel's exact count of ticks."""
+
+    name = "psutil"
+
+    def __init__(
+        self,
+        redact: Redact | None = None,
+        *,
+        proc: str = "/proc",
+        boot_time: int | None = None,
+        users: Users | None = None,
+    ) -> None:
+        """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life."""
+        self._redact = redact
+        self._proc = proc
+        self._linux = os.path.exists(f"{proc}/self/stat")
+        self._boot_id = read_boot_id(proc)
+        self._boot_time = read_boot_time() if boot_time is None else boot_time
+        self._users = Users() if users is None else users
+        self._images = Images(proc)
+
+    def boot_id(self) -> str:
+        """The kernel's random id of this boot; empty when /proc does not show it."""
+        return self._boot_id
+
+    def boot_time(self) -> int:
+        """Unix seconds at which this boot began; the same value for the collector's whole life."""
+        return self._boot_time
+
+    def sweep(self, wanted: Wanted, pids: Sequence[int] | None) -> Iterator[Sighting | None]:
+        """See `Collector.sweep`."""
+        self._images.begin()
+        self._users.refresh()
+        for pid in psutil.pids() if pids is None else pids:
+            try:
+                yield _Reader(self, pid, wanted).sighting()
+            except (_Vanished, psutil.NoSuchProcess):
+                if pids is None:
+                    yield None
+
+
+class _Reader:
+    """Reads one process once."""
+
+    def __init__(self, collector: PsutilCollector, pid: int, wanted: Wanted) -> None:
+        self._collector = collector
+        self._pid = pid
+        self._wanted = wanted
+        self._process = psutil.Process(pid)
+        self._missing: dict[str, str] = {}
+        self._environment: dict[str, str] = {}
+        self._facts: Facts = {}
+        self._stat = self._read_stat() if collector._linux else None
+        self._image: FileIdentity | None = None
+        self._image_state = HashState.UNSPECIFIED
+        self._verdict = NO_IMAGE
+        self._path: str | None = None
+
+    def sighting(self) -> Sighting:
+        """The process as found.
+
+        Raises:
+            psutil.NoSuchProcess, _Vanished: it ended first.
+        """
+        with self._process.oneshot():
+            ppid, name, start_ticks = self._identity()
+            self._read_image()
+            self._read_arguments()
+            self._read_measures()
+            accessible = "denied" not in self._missing.values()
+            self._facts.update(
+                {
+                    "pid": self._pid,
+                    "ppid": ppid,
+                    "name": name,
+                    "executable_path": self._path,
+                    "start_time": self._collector.boot_time() + start_ticks // _TICKS,
+                    "user_id": str(self._process.uids().real),
+                    "file_exists": self._verdict.file_exists,
+                    "on_disk_mismatch": self._verdict.on_disk_mismatch,
+                    "accessible": accessible,
+                    "collection_time": time.time_ns() // 1_000_000,
+                }
+            )
+            if self._wanted.full:
+                self._read_more(ppid, start_ticks)
+            payload = encode_record(
+                self._facts, self._missing if self._wanted.full else None, self._environment
+            )
+        return Sighting(
+            self._pid,
+            start_ticks,
+            ppid,
+            name,
+            self._path,
+            self._image,
+            self._image_state,
+            accessible,
+            payload,
+        )
+
+    def _read_stat(self) -> Stat:
+        try:
+            with open(f"{self._collector._proc}/{self._pid}/stat", "rb") as file:
+                return parse_stat(file.read())
+        except (OSError, MalformedProc):
+            raise _Vanished from None
+
+    def _identity(self) -> tuple[int, str, int]:
+        """Parent, name and start: exact from the kernel on Linux, elsewhere as psutil has them."""
+        if self._stat is not None:
+            return self._stat.ppid, text(self._stat.name), self._stat.start_ticks
+        since_boot = self._process.create_time() - self._collector.boot_time()
+        name = text(os.fsencode(self._process.name())[:MAX_NAME_BYTES])
+        return self._process.ppid(), name, max(0, round(since_boot * _TICKS))
+
+    def _read_image(self) -> None:
+        if self._stat is not None:
+            if self._stat.kernel_thread or self._stat.status is ProcessStatus.ZOMBIE:
+                self._image_state = HashState.NO_EXECUTABLE
+            else:
+                self._read_linux_image()
+            return
+        try:
+            self._path = self._process.exe() or None
+            self._image = None if self._path is None else _identity_of(os.stat(self._path))
+            self._verdict = Verdict(self._path or "", self._image is not None, False, False)
+        except (psutil.AccessDenied, OSError):
+            self._missing["executable_path"] = "denied"
+        if self._image is None:
+            self._image_state = HashState.DENIED if self._missing else HashState.NO_EXECUTABLE
+
+    def _read_linux_image(self) -> None:
+        link = f"{self._collector._proc}/{self._pid}/exe"
+        try:
+            target = os.readlink(os.fsencode(link))
+            image = os.stat(link)
+        except PermissionError:
+            self._missing["executable_path"] = "denied"
+            self._image_state = HashState.DENIED
+        except (FileNotFoundError, ProcessLookupError):
+            self._read_stat()  # it became a zombie, or it is gone and has no stat either
+            self._image_state = HashState.NO_EXECUTABLE
+        except OSError:
+            self._missing["executable_path"] = "denied"
+            self._image_state = HashState.IO_ERROR
+        else:
+            self._image = _identity_of(image)
+            self._verdict = self._collector._images.judge(self._pid, target, image)
+            self._path = self._verdict.path
+            if not modes.S_ISREG(image.st_mode):
+                self._image_state = HashState.NOT_REGULAR
+
+    def _read_arguments(self) -> None:
+        try:
+            arguments = [os.fsencode(argument) for argument in self._process.cmdline()]
+        except psutil.ZombieProcess:
+            arguments = []
+        except psutil.AccessDenied:
+            self._missing["command_line"] = "denied"
+            return
+        raw = b"\0".join(arguments)
+        if len(raw) > MAX_COMMAND_LINE_BYTES:
+            self._missing["command_line"] = "cut"
+            self._facts["command_line_length"] = len(raw) + 1
+            arguments = raw[:MAX_COMMAND_LINE_BYTES].split(b"\0")
+        argv = tuple(text(argument) for argument in arguments)
+        if self._collector._redact is not None and argv:
+            argv, self._facts["redacted"] = self._collector._redact(argv, self._path)
+        self._facts["command_line"] = argv
+
+    def _read_measures(self) -> None:
+        try:
+            cpu = self._process.cpu_times()
+            age = time.time() - self._process.create_time()
+            seconds = cpu.user + cpu.system
+            self._facts["cpu_usage"] = 100 * seconds / age if age > 0 else 0.0
+            self._facts["memory_usage"] = self._process.memory_info().rss
+            if self._wanted.full:
+                self._facts["cpu_time_ns"] = round(seconds * 1e9)
+        except psutil.AccessDenied:
+            self._missing["cpu_usage"] = self._missing["memory_usage"] = "denied"
+
+    def _read_more(self, ppid: int, start_ticks: int) -> None:
+        """Fill the schema's numbers 100 and up, and leave out what is not asked for."""
+        process, facts = self._process, self._facts
+        uids, gids = process.uids(), process.gids()
+        facts.update(
+            {
+                "start_ticks": start_ticks,
+                "parent_start_ticks": self._start_of(ppid),
+                "status": _STATUS.get(process.status(), ProcessStatus.UNSPECIFIED),
+                "threads": process.num_threads(),
+                "real_uid": uids.real,
+                "effective_uid": uids.effective,
+                "real_gid": gids.real,
+                "effective_gid": gids.effective,
+                "user_name": self._collector._users.name(uids.real),
+                "session": self._session(),
+                "tty": (process.terminal() or "").removeprefix("/dev/"),
+                "memory_backed": self._verdict.memory_backed,
+                "provenance": Provenance.PROC,
+            }
+        )
+        if self._stat is not None:
+            facts["is_kernel_thread"] = self._stat.kernel_thread
+        if self._image is not None:
+            facts["executable_device"] = self._image.device
+            facts["executable_inode"] = self._image.inode
+        try:
+            facts["cwd"] = text(os.fsencode(process.cwd()))
+        except psutil.ZombieProcess:
+            pass
+        except psutil.AccessDenied:
+            self._missing["cwd"] = "denied"
+        if self._wanted.environment:
+            self._read_environment()
+        self._missing.update(dict.fromkeys(_NOT_FROM_PSUTIL, "unsupported"))
+
+    def _read_environment(self) -> None:
+        try:
+            variables = self._process.environ()
+        except psutil.ZombieProcess:
+            return
+        except psutil.AccessDenied:
+            self._missing["environment"] = "denied"
+            return
+        allowed = {n: text(os.fsencode(v)) for n, v in variables.items() if n in ENVIRONMENT_NAMES}
+        self._environment = select_environment(allowed, self._collector._redact)
+
+    def _session(self) -> int:
+        try:
+            return os.getsid(self._pid)
+        except ProcessLookupError:
+            raise _Vanished from None
+
+    def _start_of(self, pid: int) -> int | None:
+        if self._stat is None or pid == 0:
+            return None
+        try:
+            with open(f"{self._collector._proc}/{pid}/stat", "rb") as file:
+                return parse_stat(file.read()).start_ticks
+        except (OSError, MalformedProc):
+            return None
+
+
+def _identity_of(status: os.stat_result) -> FileIdentity:
+    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
