@@ -10,9 +10,7 @@ import ctypes
 import functools
 import mmap
 import os
-import posix
 import shutil
-import signal
 import socket
 import struct
 import tempfile
@@ -20,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from procmond.confine import Confinement, confine_collector, confine_front, confine_supervisor, kernel
 from tests.support.attacks import FRONT_UID, NOBODY, Attack, Role, Stage, call, outcome_of
+from tests.support.children import become, child_of, pause_forever, running
 
 _CLONE_NEWNS = 0x20000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
-_PR_SET_PDEATHSIG = 1
 
 # push rbx; mov eax, 20 (getpid of i386); int 0x80; pop rbx; ret
 _FOREIGN_CALL = bytes.fromhex("53 b814000000 cd80 5b c3")
@@ -36,49 +34,19 @@ def isolate() -> None:
     call("mount", b"none", b"/etc", b"tmpfs", 0, 0)
 
 
-def child_of(body: Callable[[], None]) -> int:
-    """Fork; the child runs `body` and ends with status 0, or 1 if it raised. It dies with its parent.
-
-    It ends by posix._exit: under coverage os._exit writes files, which a confined process cannot.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        body()
-        status = 0
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    finally:
-        posix._exit(status)
-
-
 @contextlib.contextmanager
 def _victim(uid: int) -> Iterator[int]:
-    """A process of `uid` that waits to be ended."""
-    ready, told = os.pipe()
+    """A process of `uid` that waits to be ended, in a process group of its own."""
 
-    def wait() -> None:
+    def wait(ready: Callable[[], None]) -> None:
         os.setpgid(0, 0)
         isolate()
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        os.write(told, b"x")
-        while True:
-            signal.pause()
+        become(uid)
+        ready()
+        pause_forever()
 
-    pid = child_of(wait)
-    os.close(told)
-    os.read(ready, 1)
-    os.close(ready)
-    try:
+    with running(wait) as pid:
         yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager

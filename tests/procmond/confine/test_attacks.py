@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from tests.support.attack_stage import child_of, confine, snapshot, stage, try_attacks, try_one
+from tests.support.attack_stage import confine, snapshot, stage, try_attacks, try_one
 from tests.support.attacks import ATTACKS, FRONT_UID, KILLING, Attack, Role, Stage
+from tests.support.children import child_of
 from tests.support.privilege import needs_root
 
 pytestmark = needs_root

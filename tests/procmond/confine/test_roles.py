@@ -8,6 +8,7 @@ import pickle
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,8 @@ from procmond.confine import (
     reserve_process_group,
 )
 from procmond.confine.capabilities import Capability, Status, keep, mask_of, open_status, read_status
-from tests.support.attack_stage import child_of
 from tests.support.attacks import FRONT_UID, NOBODY
+from tests.support.children import PATIENCE_S, child_of
 from tests.support.privilege import needs_root
 
 READING = mask_of((Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH))
@@ -207,7 +208,7 @@ def test_supervisor_ends_a_hanging_child_of_its_group() -> None:
             os.setpgid(0, group)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             os.write(writer, b"x")
-            signal.pause()
+            time.sleep(PATIENCE_S)  # pause() is not in the tables
 
         pid = child_of(hang)
         os.read(reader, 1)
