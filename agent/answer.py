@@ -51,7 +51,7 @@ class Merger:
         self._error: TaskError | None = None
 
     def add(self, frame: DetectionResult) -> None:
-        """Take the next frame; one without success ends the answer early."""
+        """Take the next frame; a last one without success means that the answer ended early."""
         self._processes += frame.processes
         self._executables += frame.executables
         self._events += frame.events
@@ -59,7 +59,7 @@ class Merger:
         self._summary = frame.summary or self._summary
         self._capability_response = frame.capability_response or self._capability_response
         self._boot_id = frame.boot_id or self._boot_id
-        if not frame.success:
+        if not (frame.success or frame.more):
             self._error = failure_of(frame)
 
     def answer(self) -> Answer:

@@ -206,7 +206,7 @@ class Stream:
         except BaseException:
             await self.aclose()
             raise
-        if not frame.success and frame.error_code not in PARTIAL:
+        if self._waiter.complete and not frame.success and frame.error_code not in PARTIAL:
             await self.aclose()
             raise failure_of(frame)
         return frame

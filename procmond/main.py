@@ -19,6 +19,7 @@ from common.service import listen_fds, loop_factory
 from procmond import config
 from procmond.access import Access, resolve_access
 from procmond.collect.boot import read_boot_time
+from procmond.collect.choice import check_choice
 from procmond.collect.service import serve as serve_collector
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = config.parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         resolved = config.load(arguments, os.environ)
+        check_choice(resolved.value.collector)
         if arguments.check_config:
             resolve_access(resolved)
             sys.stdout.write(render_effective(resolved))

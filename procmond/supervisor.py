@@ -264,7 +264,7 @@ class Supervisor:
         if self._control is None:
             return
         try:
-            message, _ = control.receive(self._control)
+            message, descriptor = control.receive(self._control)
         except BlockingIOError:
             return
         except (control.Closed, ConnectionResetError):
@@ -273,6 +273,8 @@ class Supervisor:
         except MessageError as error:
             _log.error("front_not_understood", error=str(error))
             return
+        if descriptor is not None:
+            os.close(descriptor)  # it has none to give; a front taken over could fill our table with them
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")

@@ -12,31 +12,17 @@ from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, Provenance
 from procmond.collect.details import NO_DETAILS, Details, detail_facts
 from procmond.collect.handles import parse_credentials
-from procmond.collect.images import NO_IMAGE, Verdict
+from procmond.collect.images import Image
 from procmond.collect.procfs_parse import Stat, split_arguments, tty_name
 from procmond.collect.records import Facts, encode_record
 from procmond.collect.scripts import script_path
-from procmond.collect.sighting import FileIdentity, Redact
+from procmond.collect.sighting import Redact
 from procmond.collect.text import text
 from procmond.collect.users import Users
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK: Final = 1_000_000_000 // TICKS
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-
-
-class Image(NamedTuple):
-    """What was read about the running image."""
-
-    state: HashState
-    """Why there is no identity; UNSPECIFIED where there is one."""
-    identity: FileIdentity | None = None
-    verdict: Verdict = NO_IMAGE
-
-    @property
-    def path(self) -> str | None:
-        """The name it was run by, as the kernel resolved it."""
-        return self.verdict.path or None
 
 
 class Arguments(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Final
 
 from common.errors import ConfigError
 from procmond.collect.processes import PsutilCollector
+from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sighting import Collector
@@ -17,18 +18,17 @@ _NOT_ROOT: Final = (
 )
 
 
-def choose(settings: CollectorSettings) -> tuple[Collector, tuple[str, ...]]:
-    """The collector in force and its limitations, a sentence each.
+def check_choice(name: str) -> None:
+    """For the supervisor, before it forks. Raises: ConfigError for a collector that does not work here."""
+    if name not in {"auto", "procfs", "psutil"}:
+        raise ConfigError(f"collector: {name} is not built into this version; use auto, procfs or psutil")
 
-    Raises: ConfigError when the one that was named does not work here.
-    """
-    if settings.collector not in {"auto", "psutil"}:
-        raise ConfigError(
-            f"collector: {settings.collector} is not built into this version; use auto or psutil"
-        )
+
+def choose(settings: CollectorSettings) -> tuple[Collector, tuple[str, ...]]:
+    """The collector in force and its limitations, a sentence each."""
     replace = redact if settings.redact_arguments else None
-    collector = PsutilCollector(replace, boot_time=settings.boot_time)
-    return collector, _limitations()
+    kind = PsutilCollector if settings.collector == "psutil" else ProcfsCollector
+    return kind(replace, boot_time=settings.boot_time), _limitations()
 
 
 def _limitations() -> tuple[str, ...]:

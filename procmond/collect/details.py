@@ -13,7 +13,6 @@ from procmond.collect.text import text
 
 _CGROUP_BYTES: Final = 16 * 1024
 """A dozen version 1 hierarchies with long paths; beyond, the innermost path may be missed."""
-_LOGIN_UID_BYTES: Final = 16
 
 
 class Details(NamedTuple):
@@ -29,15 +28,20 @@ class Details(NamedTuple):
 NO_DETAILS: Final = Details()
 
 
-def read_details(handle: Handle) -> Details:
-    """Read them all; a process that ended meanwhile leaves them empty."""
+def read_details(handle: Handle, pid_namespace: bytes | None) -> Details:
+    """Read them all but the given one; a process that ended meanwhile leaves them empty."""
     return Details(
-        _read(handle.path(b"loginuid"), _LOGIN_UID_BYTES),
+        _login_uid(handle),
         _link(handle.path(b"cwd")),
-        _read(handle.path(b"cgroup"), _CGROUP_BYTES),
-        _link(handle.path(b"ns/pid")),
+        _cgroup(handle),
+        pid_namespace,
         _link(handle.path(b"ns/mnt")),
     )
+
+
+def read_pid_namespace(handle: Handle) -> bytes | None:
+    """The target of /proc/PID/ns/pid; empty when it ended meanwhile, None where the kernel refused."""
+    return _link(handle.path(b"ns/pid"))
 
 
 def detail_facts(details: Details) -> tuple[Facts, dict[str, str]]:
@@ -64,12 +68,21 @@ def detail_facts(details: Details) -> tuple[Facts, dict[str, str]]:
     return facts, missing
 
 
-def _read(path: bytes, limit: int) -> bytes | None:
+def _login_uid(handle: Handle) -> bytes | None:
     try:
-        return read_file(path, limit)
+        return handle.login_uid()
     except PermissionError:
         return None
-    except (FileNotFoundError, ProcessLookupError):  # ended, or the kernel has no such file
+    except (FileNotFoundError, ProcessLookupError):  # ended, or the kernel has no audit
+        return b""
+
+
+def _cgroup(handle: Handle) -> bytes | None:
+    try:
+        return read_file(handle.path(b"cgroup"), _CGROUP_BYTES)
+    except PermissionError:
+        return None
+    except (FileNotFoundError, ProcessLookupError):  # ended, or the kernel has no control groups
         return b""
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from common import codec, limits
 from common.errors import TooLarge
-from common.messages import DetectionResult, ExecutableReport, TaskType
+from common.messages import DetectionResult, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
 from procmond.collect.request import Request
@@ -31,13 +31,15 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
     quarter = min(request.frame_limit // limits.STREAM_FRAME_DIVISOR, limits.STREAM_FRAME_BYTES)
     limit = quarter if task.stream else request.frame_limit - limits.MAX_ERROR_MESSAGE_BYTES
     body, count = b"", 0
-    single: ExecutableReport | None = None
     examiner = Examiner(tools.engine, running_images)
     async with aclosing(examiner.examine(question, administrator=request.administrator)) as reports:
         async for report in reports:
-            single = report
             count += 1
             request.tally.image(count, report.hash_state)
+            if question.one_target:
+                return codec.encode(
+                    DetectionResult(executables=(report,), hash_result=hash_result(report, question))
+                )
             piece = codec.encode(DetectionResult(executables=(report,)))
             if len(body) + len(piece) > limit and body:
                 if not task.stream:
@@ -48,8 +50,6 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
                 await request.part(body)
                 body = b""
             body += piece
-    if question.one_target and single is not None:
-        body += codec.encode(DetectionResult(hash_result=hash_result(single, question)))
     return body
 
 

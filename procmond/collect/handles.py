@@ -4,9 +4,10 @@ A pid may be given to another process between two reads. A pidfd may not: as lon
 the process has not been reaped, so its number meant nobody else. Asked last, it vouches for all reads before.
 Kernels before 6.13 lack it; there a number that is re-used within the microseconds of one record is not seen.
 
-Opening costs more than half of a read in /proc, so the pidfd and the file of arguments stay open from sweep
-to sweep, as far as the limit on descriptors goes. What an open file of /proc/PID says is what the process is
-now, after an exec too; after its end it says ESRCH.
+Opening costs more than half of a read in /proc, so some files stay open from sweep to sweep, as far as the
+limit on descriptors goes: those that hold no buffer in the kernel (stat, status and cgroup hold a page each,
+which no accounting of ours would show). What an open file of /proc/PID says is what the process is now, after
+an exec too; after its end it says ESRCH.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ _REQUEST: Final = struct.pack("=Q", 0b11).ljust(_INFO_BYTES, b"\0")  # PIDFD_INF
 _CREDENTIALS: Final = slice(28, 44)
 _UNPACK_CREDENTIALS: Final = struct.Struct("=IIII").unpack
 
-DESCRIPTORS_PER_PROCESS: Final = 2
-MAX_HELD_DESCRIPTORS: Final = 65_536
+_NUMBER_BYTES: Final = 16
+
+DESCRIPTORS_PER_PROCESS: Final = 3
+MAX_HELD_DESCRIPTORS: Final = 98_304
 """Enough for every pid of a default kernel (pid_max 32,768)."""
 RESERVED_DESCRIPTORS: Final = 512
 """Of the limit of this process, left for everything else it opens."""
@@ -82,7 +85,7 @@ def descriptor_budget() -> int:
 class Handle:
     """The way to one process; opens what it needs, and `close` must be called in the end."""
 
-    __slots__ = ("_arguments", "_base", "_pidfd", "_use_pidfd", "executable", "pid", "stat")
+    __slots__ = ("_arguments", "_base", "_login_uid", "_pidfd", "_use_pidfd", "executable", "pid", "stat")
 
     def __init__(self, proc: bytes, pid: int, *, pidfd: bool) -> None:
         """`pidfd` says whether `pidfd_info_works`."""
@@ -92,6 +95,7 @@ class Handle:
         self.executable = self._base + b"exe"
         self._use_pidfd = pidfd
         self._arguments = -1
+        self._login_uid = -1
         self._pidfd = -1
 
     def open(self) -> None:
@@ -119,6 +123,16 @@ class Handle:
             self._arguments = os.open(self._base + b"cmdline", _READ)
         return os.pread(self._arguments, limit, offset)
 
+    def login_uid(self) -> bytes:
+        """The text of /proc/PID/loginuid.
+
+        Raises:
+            OSError: as open(2) and read(2) say.
+        """
+        if self._login_uid < 0:
+            self._login_uid = os.open(self._base + b"loginuid", _READ)
+        return os.pread(self._login_uid, _NUMBER_BYTES, 0)
+
     def credentials(self) -> bytes:
         """Real and effective ids in a form of the kernel's, for `parse_credentials`.
 
@@ -137,11 +151,10 @@ class Handle:
 
     def close(self) -> None:
         """Close what is open; the handle may be opened again."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-        if self._arguments >= 0:
-            os.close(self._arguments)
-        self._pidfd = self._arguments = -1
+        for descriptor in (self._pidfd, self._arguments, self._login_uid):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pidfd = self._arguments = self._login_uid = -1
 
 
 def parse_credentials(raw: bytes, pid: int) -> Ids:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,13 +22,12 @@ from procmond.collect.build import (
     NS_PER_TICK,
     Arguments,
     Builder,
-    Image,
     Reading,
     Shown,
     environment_missing,
     show_arguments,
 )
-from procmond.collect.details import NO_DETAILS, read_details
+from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
 from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
@@ -37,16 +36,13 @@ from procmond.collect.handles import (
     pidfd_info_works,
     read_file,
 )
-from procmond.collect.images import Images
+from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
-from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
+from procmond.collect.sighting import Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 
-_NO_IMAGE: Final = Image(HashState.NO_EXECUTABLE)
-_DENIED_IMAGE: Final = Image(HashState.DENIED)
-_FAILED_IMAGE: Final = Image(HashState.IO_ERROR)
 _NOTHING: Final = Arguments(b"")
 _REFUSED: Final = Arguments(b"", missing="denied")
 _BLOCKED: Final = Arguments(b"", missing="blocked")
@@ -57,6 +53,16 @@ _MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
 """Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
 
 
+class _Record(NamedTuple):
+    """An encoded record, valid while the reading it was made of stays the same."""
+
+    reading: Reading | None
+    payload: bytes
+
+
+_NO_RECORD: Final = _Record(None, b"")
+
+
 class _Known(msgspec.Struct, gc=False):
     """What is kept of a process from sweep to sweep."""
 
@@ -64,11 +70,13 @@ class _Known(msgspec.Struct, gc=False):
     raw_stat: bytes = b""
     stat: Stat = NO_STAT
     name: str = ""
+    image: Image = NO_IMAGE
+    pid_namespace: bytes | None = b""
+    """The target of ns/pid: a process is in the pid namespace it was born in (pid_namespaces(7))."""
     shown: Shown = NOT_SHOWN
-    reading: Reading | None = None
-    full: bool = False
-    payload: bytes = b""
-    """The record of `reading`, with the fields that `full` says."""
+    specified: _Record = _NO_RECORD
+    """With the specification's fields only."""
+    full: _Record = _NO_RECORD
     holds: bool = False
     """The handle stays open between sweeps and counts against the budget."""
 
@@ -123,7 +131,7 @@ class ProcfsCollector:
             self._forget(pid)
 
     def sweep(self, wanted: Wanted, pids: Sequence[int] | None) -> Iterator[Sighting | None]:
-        """See `Collector.sweep`. One sweep at a time: what one finds, the next compares with."""
+        """See `Collector.sweep`. Sweeps may overlap: each process is read whole between two yields."""
         self._images.begin()
         self._users.refresh()
         self._starts.clear()
@@ -179,25 +187,32 @@ class ProcfsCollector:
         handle = known.handle
         handle.open()
         raw_stat = read_file(handle.stat)
-        if raw_stat != known.raw_stat:
-            known.stat = parse_stat(raw_stat)
-            known.raw_stat = raw_stat
+        last_image = None
+        if raw_stat == known.raw_stat:  # its count of page faults with it
+            last_image = known.image
+        else:
+            _update_stat(known, raw_stat)
         stat = known.stat
         environment = b""
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
-            image, arguments = _NO_IMAGE, _NOTHING
+            image, arguments = NO_IMAGE, _NOTHING
         else:
-            image, arguments = self._image(handle), _arguments(handle, stat, wanted)
+            image = self._images.look(handle.pid, handle.executable, last_image)
+            known.image = image
+            arguments = _arguments(handle, stat, wanted)
             if wanted.environment and wanted.full:
                 environment = self._environment(handle, stat, wanted)
         details, parent = NO_DETAILS, None
         if wanted.full:
-            details, parent = read_details(handle), self._start_of(stat)
+            if not known.pid_namespace:
+                known.pid_namespace = read_pid_namespace(handle)
+            details, parent = read_details(handle, known.pid_namespace), self._start_of(stat)
         credentials = handle.credentials()
         self._starts[handle.pid] = stat.start_ticks
         reading = Reading(raw_stat, credentials, image, arguments, details, parent, self._users.version)
-        if reading != known.reading or wanted.full is not known.full:
-            self._build(known, reading, full=wanted.full)
+        record = known.full if wanted.full else known.specified
+        if reading != record.reading:
+            record = self._build(known, reading, full=wanted.full)
         return Sighting(
             handle.pid,
             stat.start_ticks,
@@ -207,37 +222,24 @@ class ProcfsCollector:
             image.identity,
             image.state,
             reading.accessible,
-            known.payload + environment + encode_moment(_cpu_usage(stat), self._time()),
+            record.payload + environment + encode_moment(_cpu_usage(stat), self._time()),
         )
 
-    def _build(self, known: _Known, reading: Reading, *, full: bool) -> None:
+    def _build(self, known: _Known, reading: Reading, *, full: bool) -> _Record:
         raw = reading.arguments.raw
         shown = known.shown
         if shown.raw != raw or shown.path != reading.image.path:
             shown = show_arguments(raw, reading.image.path, self._redact)
         known.name = text(known.stat.name)
-        known.payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
+        payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
+        record = _Record(reading, payload)
         kept = len(raw) <= _MAX_KEPT_BYTES
-        known.full = full
-        known.reading = reading if kept else None
         known.shown = shown if kept else NOT_SHOWN
-
-    def _image(self, handle: Handle) -> Image:
-        path = handle.executable
-        try:
-            link = os.readlink(path)
-            status = os.stat(path)
-        except PermissionError:
-            return _DENIED_IMAGE
-        except (FileNotFoundError, ProcessLookupError):  # it is ending; that it is gone, the credentials tell
-            return _NO_IMAGE
-        except OSError:
-            return _FAILED_IMAGE
-        verdict = self._images.judge(handle.pid, link, status)
-        identity = FileIdentity(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
-        return Image(HashState.UNSPECIFIED, identity, verdict)
+        if full:
+            known.full = record if kept else _NO_RECORD
+        else:
+            known.specified = record if kept else _NO_RECORD
+        return record
 
     def _environment(self, handle: Handle, stat: Stat, wanted: Wanted) -> bytes:
         if (handle.pid, stat.start_ticks) in wanted.blocked:
@@ -279,6 +281,15 @@ class ProcfsCollector:
         missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
         payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
         return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
+
+
+def _update_stat(known: _Known, raw_stat: bytes) -> None:
+    """Take over a stat that has changed; one of another process ends the acquaintance."""
+    stat = parse_stat(raw_stat)
+    if known.raw_stat and stat.start_ticks != known.stat.start_ticks:
+        raise ProcessLookupError(known.handle.pid)
+    known.stat = stat
+    known.raw_stat = raw_stat
 
 
 def _arguments(handle: Handle, stat: Stat, wanted: Wanted) -> Arguments:

@@ -12,7 +12,8 @@ from typing import Final
 
 from procmond.collect.redaction_command import base_name, command_spans
 from procmond.collect.redaction_rules import PROGRAMS
-from procmond.collect.redaction_text import MARK, Span
+from procmond.collect.redaction_shapes import MARK, Span
+from procmond.collect.redaction_text import may_hold_secret
 from procmond.collect.redaction_wrappers import SHELLS, SPEAKERS, WRAPPERS
 
 _WITH_RULES: Final = frozenset(key.partition(" ")[0] for key in PROGRAMS)
@@ -42,7 +43,7 @@ def redact(argv: tuple[str, ...], executable: str | None) -> tuple[tuple[str, ..
 def _is_suspect(argv: tuple[str, ...], executable: str | None) -> bool:
     """Whether the line may hold a secret. May be wrong towards yes only."""
     line = "\0".join(argv)
-    if _may_hold_secret(line):
+    if may_hold_secret(line):
         return True
     name = base_name(argv[0])
     other = base_name(executable) if executable else name
@@ -51,35 +52,6 @@ def _is_suspect(argv: tuple[str, ...], executable: str | None) -> bool:
     if name not in _RUNNERS and other not in _RUNNERS:
         return False
     return not _TELLING.isdisjoint(line.translate(_JOINTS).split())
-
-
-def _may_hold_secret(line: str) -> bool:
-    """Whether one of the signs occurs. Written out: a loop over a tuple of them costs twice as much."""
-    low = line.lower()
-    return (
-        "pass" in low
-        or "key" in low
-        or "token" in low
-        or "secret" in low
-        or "auth" in low
-        or "pw" in low
-        or "cred" in low
-        or "psk" in low
-        or "cookie" in low
-        or "jwt" in low
-        or "-pin" in low
-        or "bearer" in low
-        or ("@" in line and ("://" in line or "@tcp(" in line or "@unix(" in line or ":thin:" in line))
-        or "AKIA" in line
-        or "ASIA" in line
-        or "xox" in line
-        or "sk-" in line
-        or "AIza" in line
-        or "eyJ" in line
-        or "hvs." in line
-        or "glpat-" in line
-        or ("_" in line and ("gh" in line or "npm_" in line or "k_live_" in line))
-    )
 
 
 def _replace(text: str, spans: Iterable[Span]) -> str:

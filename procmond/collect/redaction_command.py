@@ -10,16 +10,17 @@ from typing import Final
 
 from procmond.collect.redaction_names import (
     NAME_LIMIT,
-    NEEDLES,
     is_file_for,
     is_pair_name,
     is_secret_name,
     looks_like_header,
+    may_hold_name,
 )
 from procmond.collect.redaction_options import Notes, looks_like_option, read_options
 from procmond.collect.redaction_rules import PROGRAMS
+from procmond.collect.redaction_shapes import Span, secret_part
 from procmond.collect.redaction_shell import Command, Word, split
-from procmond.collect.redaction_text import TOKEN_SIGNS, Span, secret_part, text_spans
+from procmond.collect.redaction_text import text_spans
 from procmond.collect.redaction_wrappers import (
     MAX_NESTING,
     READS_SECRET,
@@ -133,21 +134,15 @@ class _Search:
             self.scripts.append((parts, depth + 1))
 
     def _search_text(self, word: Word, *, prose: bool) -> None:
-        text = word.text
-        lowered = text.lower()
-        if (
-            "@" in text
-            or any(sign in lowered for sign in NEEDLES)
-            or any(sign in text for sign in TOKEN_SIGNS)
-        ):
-            for start, stop in text_spans(text, prose=prose):
-                self._emit(word, start, stop)
+        for start, stop in text_spans(word.text, prose=prose):
+            self._emit(word, start, stop)
 
     def _search_next(self, words: list[Word], index: int) -> None:
         """`--token X` and `X-Api-Key: X` in two arguments, `Authorization: Bearer X` in three."""
-        if index + 1 == len(words):
+        text = words[index].text
+        if index + 1 == len(words) or (text[:1] != "-" and text[-1:] != ":") or not may_hold_name(text):
             return
-        text, following = words[index].text, words[index + 1]
+        following = words[index + 1]
         value = following.text
         if text.endswith(":") and looks_like_header(text[:-1]):
             if value.lower() in _SCHEMES and index + 2 < len(words):

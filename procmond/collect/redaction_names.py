@@ -12,22 +12,6 @@ from typing import Final
 NAME_LIMIT: Final = 128
 """Characters of a name that are looked at, from its end. The longest real ones (Java properties) have 60."""
 
-NEEDLES: Final = (
-    "pass",
-    "pw",
-    "secret",
-    "token",
-    "key",
-    "auth",
-    "cred",
-    "cookie",
-    "psk",
-    "jwt",
-    "bearer",
-    "-pin",
-)
-"""A line without one of these in lower case holds no secret name: every name below contains one."""
-
 
 def words_of(text: str) -> frozenset[str]:
     """The words of a table's line."""
@@ -73,13 +57,16 @@ _ENDINGS: Final = (
 )
 
 # Too short to trust inside a word (`bypass`, `compass`): whole names, or behind a joint or a change of case.
-_SHORT: Final = ("pass", "pwd", "pw", "psk", "jwt", "userpin", "sopin")
+_SHORT: Final = ("pass", "pwd", "pw", "psk", "jwt")
 
 # Whole names that the endings above do not catch.
 _WHOLE: Final = words_of(
     "dbpass userpass rootpass adminpass authpass smtppass mailpass ftppass httppass pgpass mypass requirepass"
-    " masterpass becomepass sshpass sudopass passin passout pin cookie setcookie xauth bearer oauth2bearer"
+    " masterpass becomepass sshpass sudopass passin passout cookie setcookie xauth bearer oauth2bearer"
 )
+
+# Options only: a variable or key of that name is too often something else.
+_PINS: Final = words_of("pin userpin sopin newpin")
 
 # Names of files, of switches and of things to type in, although they end like a secret.
 _INNOCENT: Final = words_of(
@@ -107,12 +94,34 @@ _PAIRS: Final = frozenset({"auth", "basicauth", "httpauth", "proxyauth", "userpa
 
 _HEADERS: Final = ("authorization", "cookie")
 
-_JOINTS: Final = str.maketrans("", "", "-_.")
+JOINTS: Final = str.maketrans("", "", "-_.")
+
+
+def may_hold_name(text: str) -> bool:
+    """Whether a secret name may occur: each contains one of these.
+
+    Written out: this runs for every process, and a loop over a tuple costs more.
+    """
+    low = text.lower()
+    return (
+        "pass" in low
+        or "key" in low
+        or "token" in low
+        or "secret" in low
+        or "auth" in low
+        or "pw" in low
+        or "cred" in low
+        or "psk" in low
+        or "cookie" in low
+        or "jwt" in low
+        or "-pin" in low
+        or "bearer" in low
+    )
 
 
 def joined(name: str) -> str:
     """The name in lower case, without joints and without a number at its end (`PASSWORD_2`)."""
-    return name[-NAME_LIMIT:].lower().translate(_JOINTS).rstrip("0123456789")
+    return name[-NAME_LIMIT:].lower().translate(JOINTS).rstrip("0123456789")
 
 
 def is_secret_name(name: str) -> bool:
@@ -120,6 +129,8 @@ def is_secret_name(name: str) -> bool:
     word = joined(name)
     if word in _WHOLE:
         return True
+    if word in _PINS:
+        return "-pin" in name.lower()
     bare = name[-NAME_LIMIT:].strip("-_.").rstrip("0123456789").rstrip("-_.")
     if not word.endswith(_ENDINGS) and not _ends_in_short(bare):
         return False

@@ -158,7 +158,7 @@ class _Reader:
         if self.assigning and not text.endswith("=") and text.partition("=")[2][:1] != "@":
             self._pair(self.at, 0, "=")
         self.assigning = self.assigning or text in program.assigns
-        if self.login and "/" in text and text[0] not in "/@":
+        if self.login and "/" in text and "://" not in text and text[0] not in "/@":
             sign = text.rfind("@")
             self.notes.secrets.append((self.at, text.find("/") + 1, sign if sign >= 0 else len(text)))
             self.login = False

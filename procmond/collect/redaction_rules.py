@@ -1,7 +1,7 @@
 """How single programs take secrets. One rule: data only, no decision.
 
-The source of each entry is the program's own manual page or `--help`. What every program shares, a flag or
-variable whose name says "secret", is in redaction_names and needs no entry here.
+What a letter means is in the program's manual page. What every program shares, a flag or variable whose
+name says "secret", is in redaction_names and needs no entry here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Finds secrets inside one argument, whatever program it belongs to. One rule: a search never goes back.
+"""Finds the secrets in one argument, whatever program it belongs to. One rule: a search never goes back.
 
-Four kinds: values after a secret name (`password=x`, `X-Api-Key: x`, `"token":"x"`, `?token=x&`), passwords
-in URLs and connection strings, tokens whose shape nobody mistakes, private keys. Every search goes on where
-the last one ended, so hostile text costs time in proportion to its length.
+Values after a secret name (`password=x`, `X-Api-Key: x`, `"token":"x"`, `?token=x&`) are found here, what
+shows by its shape in redaction_shapes. Each search goes on where the last ended: hostile text costs time in
+proportion to its length.
 """
 
 from __future__ import annotations
@@ -10,90 +10,43 @@ from __future__ import annotations
 from typing import Final
 
 from procmond.collect.redaction_names import (
+    JOINTS,
     NAME_LIMIT,
     is_file_for,
     is_header_name,
     is_pair_name,
     is_secret_name,
+    may_hold_name,
 )
-
-MARK: Final = "[REDACTED]"
-
-Span = tuple[int, int]
+from procmond.collect.redaction_shapes import (
+    MARK,
+    Span,
+    driver_spans,
+    may_hold_login,
+    may_hold_token,
+    secret_part,
+    token_spans,
+    url_spans,
+)
 
 _QUOTES: Final = "\"'`"
 _ENDS: Final = frozenset(" \t\r\n&,;")
 _OPENERS: Final = {'"': '"', "'": "'", "`": "`", "}": "{", ")": "(", ">": "<", "|": "|", "#": "://"}
-_URL_ENDS: Final = frozenset(" \t\r\n\"'`<>\\|{}")
-_NOT_SECRET: Final = frozenset(
-    {"", "-", "$", MARK, "null", "true", "false", "None", "True", "False", "stdin"}
-)
-_REFERENCES: Final = ("env:", "file:", "fd:")
-
-# Prefix, least number of characters after it, characters allowed besides letters and digits. Sources: the
-# vendors' own secret-scanning pages (AWS unique identifiers, GitHub token formats, Slack token types).
-TOKENS: Final = (
-    ("AKIA", 16, ""),
-    ("ASIA", 16, ""),
-    ("ghp_", 30, ""),
-    ("gho_", 30, ""),
-    ("ghu_", 30, ""),
-    ("ghs_", 30, ""),
-    ("ghr_", 30, ""),
-    ("github_pat_", 30, "_"),
-    ("glpat-", 18, "-_"),
-    ("npm_", 30, ""),
-    ("xoxb-", 20, "-"),
-    ("xoxp-", 20, "-"),
-    ("xoxa-", 20, "-"),
-    ("xoxs-", 20, "-"),
-    ("xoxr-", 20, "-"),
-    ("sk_live_", 16, ""),
-    ("rk_live_", 16, ""),
-    ("sk-ant-", 20, "-_"),
-    ("sk-proj-", 20, "-_"),
-    ("AIza", 35, "-_"),
-    ("hvs.", 20, "-_"),
-    ("eyJ", 40, "-_."),
-    ("Bearer ", 16, "-_.~+/="),
-    ("bearer ", 16, "-_.~+/="),
-)
-
-TOKEN_SIGNS: Final = (
-    "AKIA",
-    "ASIA",
-    "gh",
-    "glpat-",
-    "npm_",
-    "xox",
-    "k_live_",
-    "sk-",
-    "AIza",
-    "hvs.",
-    "eyJ",
-    "PRIVATE KEY",
-)
-"""A text without one of these holds no token: each prefix above contains one, or a name's needle."""
 
 
-def secret_part(text: str, start: int, stop: int) -> Span | None:
-    """The part of a secret's value to hide: none of a reference (`env:X`), what follows in `pass:X`."""
-    if text.startswith(_REFERENCES, start, stop) or text[start:stop] in _NOT_SECRET:
-        return None
-    if text.startswith("pass:", start, stop):
-        start += 5
-        if text[start:stop] in _NOT_SECRET:
-            return None
-    return start, stop
+def may_hold_secret(text: str) -> bool:
+    """Whether `text_spans` may find anything. May be wrong towards yes only."""
+    return may_hold_name(text) or may_hold_login(text) or may_hold_token(text)
 
 
 def text_spans(text: str, *, prose: bool) -> list[Span]:
     """Where the secrets stand, unsorted; they may overlap. Prose (a commit message) has no `name: value`."""
-    spans = [] if prose else _Assignments(text).spans()
-    if "@" in text:
-        spans += _url_spans(text)
-        spans += _driver_spans(text)
-    spans += _token_spans(text)
+    spans = [] if prose or not may_hold_name(text) else _Assignments(text).spans()
+    if may_hold_login(text):
+        spans += url_spans(text)
+        spans += driver_spans(text)
+    if may_hold_token(text):
+        spans += token_spans(text)
     return spans
 
 
@@ -128,26 +81,31 @@ class _Assignments:
     def _at(self, separator: int) -> tuple[Span | None, int]:
         """The secret that the separator introduces, if any, and where to go on."""
         text = self.text
+        left = text[self.floor : separator]
+        if not may_hold_name(left):
+            if self.floor == self.anchor and left.translate(JOINTS).isalnum():
+                self.anchor = separator + 1
+            return None, separator + 1
         start, stop, quoted, spaced = self._name(separator)
         name = text[start:stop]
-        value = separator + 1
-        doubled = text.startswith(text[separator], value)
-        if doubled:
-            value += 1
         whole = start == self.anchor
         slashed = start == 1 and text[0] == "/"
-        if not name or (doubled and (spaced or text[separator] == ":")):
-            return None, value
+        value = separator + 1
+        if text.startswith(text[separator], value):
+            value += 1
+            if spaced or text[separator] == ":":
+                return None, value  # a comparison (`password == x`), a namespace (`Secret::new`)
         pair = is_pair_name(name)
         if not pair and not is_secret_name(name):
-            if whole:
-                self.anchor = value
+            self.anchor = value if whole and name else self.anchor
             return None, value
-        if text[separator] == ":" or spaced or quoted:
-            if text[separator] == ":" and not (quoted or self._is_colon(name, start, value, slashed=slashed)):
-                return None, value
-            while text.startswith((" ", "\t"), value):
-                value += 1
+        colon = text[separator] == ":"
+        if colon and not quoted and not self._is_colon(name, start, value, slashed=slashed):
+            return None, value
+        if colon or spaced or quoted:
+            value = self._after_blanks(value)
+        if text.startswith(MARK, value):
+            return None, value + len(MARK)
         inner, end = self._value(name, start, value, whole=whole or slashed, quoted=quoted)
         if inner < 0 or is_file_for(name, text[inner:end]):
             return None, end
@@ -172,7 +130,14 @@ class _Assignments:
         start, least = stop, max(self.floor, stop - NAME_LIMIT)
         while start > least and (text[start - 1].isalnum() or text[start - 1] in "-_."):
             start -= 1
+        if text.endswith(MARK, least, start):
+            start -= len(MARK)  # a token that was hidden is still a part of the name
         return start, stop, quoted, spaced
+
+    def _after_blanks(self, at: int) -> int:
+        while self.text.startswith((" ", "\t"), at):
+            at += 1
+        return at
 
     def _is_colon(self, name: str, start: int, value: int, *, slashed: bool) -> bool:
         """Whether `name:` introduces a value: a header, `name: x`, `/p:x`; not a volume or an image's tag."""
@@ -239,72 +204,10 @@ class _Assignments:
         if text[at : at + 1] and text[at] in _QUOTES:
             at += 1
         stop, limit = at, min(len(text), at + NAME_LIMIT)
-        while stop < limit and (text[stop].isalnum() or text[stop] in "-_."):
+        while stop < limit and (text[stop].isalnum() or text[stop] in "-_.[]"):
             stop += 1
         if stop == at:
             return False
         if text[stop : stop + 1] and text[stop] in _QUOTES:
             stop += 1
         return text.startswith(("=", ":"), stop)
-
-
-def _url_spans(text: str) -> list[Span]:
-    """The password of `scheme://user:password@host`; a `/` in it is allowed where no port could stand."""
-    spans: list[Span] = []
-    at = text.find("://")
-    while at >= 0:
-        start = at + 3
-        following = text.find("://", start)
-        limit = following if following >= 0 else len(text)
-        end = start
-        while end < limit and text[end] not in _URL_ENDS:
-            end += 1
-        slash = min((found for sign in "/?#" if (found := text.find(sign, start, end)) >= 0), default=end)
-        sign = text.rfind("@", start, slash)
-        colon = text.find(":", start, sign if sign >= 0 else slash)
-        if sign < 0 <= colon and not text[colon + 1 : slash].isdigit():
-            sign = text.rfind("@", colon, end)
-        if 0 <= colon < sign:
-            spans += [span] if (span := secret_part(text, colon + 1, sign)) else []
-        at = following
-    return spans
-
-
-def _driver_spans(text: str) -> list[Span]:
-    """The password of Go's `user:password@tcp(host)/db` and of Oracle's `thin:user/password@`."""
-    spans: list[Span] = []
-    for ending in ("@tcp(", "@unix("):
-        floor, at = 0, text.find(ending)
-        while at >= 0:
-            start = max(floor, *(text.rfind(blank, floor, at) + 1 for blank in " '\"="))
-            colon = text.find(":", start, at)
-            if colon >= 0:
-                spans += [span] if (span := secret_part(text, colon + 1, at)) else []
-            floor, at = at + len(ending), text.find(ending, at + len(ending))
-    at = text.find(":thin:")
-    if at >= 0:
-        slash = text.find("/", at)
-        sign = text.find("@", slash)
-        if 0 <= slash < sign:
-            spans += [span] if (span := secret_part(text, slash + 1, sign)) else []
-    return spans
-
-
-def _token_spans(text: str) -> list[Span]:
-    spans: list[Span] = []
-    for prefix, least, others in TOKENS:
-        at = text.find(prefix)
-        while at >= 0:
-            stop = start = at + len(prefix)
-            while stop < len(text) and (text[stop].isalnum() or text[stop] in others):
-                stop += 1
-            if stop - start >= least and not (at and text[at - 1].isalnum()):
-                spans.append((start if prefix.endswith(" ") else at, stop))
-            at = text.find(prefix, stop)
-    at = text.find("PRIVATE KEY-----")
-    if at >= 0:
-        end = text.find("-----END", at)
-        start = at + len("PRIVATE KEY-----")
-        if text[start : end if end >= 0 else len(text)] not in _NOT_SECRET:
-            spans.append((start, end if end >= 0 else len(text)))
-    return spans

@@ -1,7 +1,7 @@
 """Which programs run others, or read a secret that others print. One rule: data only, no decision.
 
 `sudo -u postgres psql`, `timeout 5 curl` and `docker exec db mysql` are looked through, so that the rules of
-the program behind them apply. Sources: the programs' manual pages.
+the program behind them apply.
 """
 
 from __future__ import annotations

@@ -70,7 +70,8 @@ class CollectorService:
             cache_entries=settings.hash_cache_entries,
         )
         self._tools = Tools(collector, self._engine, settings.hash_budget_s)
-        self._max_body = settings.max_frame_size
+        # Made before the transport: uvloop may deliver bytes before create_connection returns.
+        self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
         self.stop = asyncio.Event()
 
@@ -80,7 +81,7 @@ class CollectorService:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            _, self._line = await loop.create_connection(lambda: _Line(self, self._max_body), sock=sock)
+            await loop.create_connection(lambda: self._line, sock=sock)
             self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
             await self.stop.wait()
             for _, running in self._open.values():

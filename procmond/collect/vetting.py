@@ -7,8 +7,11 @@ processes), nor a file system whose server may never answer.
 
 from __future__ import annotations
 
+import functools
 import os
+import select
 import stat
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -19,6 +22,7 @@ from procmond.collect.sighting import FileIdentity
 
 _STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
+_MOUNTINFO_CHUNK: Final = 64 * limits.KIB
 _KERNEL_VIEWS: Final = frozenset(
     {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "configfs", "selinuxfs", "cgroup", "cgroup2"}
 )
@@ -67,11 +71,36 @@ def follow(path: str) -> Descriptor | Obstacle:
     `path` is absolute and holds no NUL. Never waits for a peer, and opens nothing for reading.
     """
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            barred = barred_mounts(file.read())
-        return _walk(path.encode(), barred)
+        return _walk(path.encode(), _mounts().barred())
     except OSError as error:
         return Obstacle(os.strerror(error.errno or 0))
+
+
+class MountTable:
+    """What a walk must not enter, read again only when the kernel says that a mount came or went.
+
+    A poll of mountinfo reports POLLERR and POLLPRI once after each change (proc(5)).
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLPRI)
+        self._barred: dict[bytes, str] | None = None
+
+    def barred(self) -> Mapping[bytes, str]:
+        """As `barred_mounts`, of the mounts there are now. Raises: OSError."""
+        changed = bool(self._poll.poll(0))
+        if changed or self._barred is None:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
+            self._barred = barred_mounts(b"".join(pieces))
+        return self._barred
+
+
+@functools.cache
+def _mounts() -> MountTable:
+    return MountTable()
 
 
 def barred_mounts(mountinfo: bytes) -> dict[bytes, str]:
@@ -96,7 +125,7 @@ def _unescaped(place: bytes) -> bytes:
     return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
-def _walk(path: bytes, barred: dict[bytes, str]) -> Descriptor | Obstacle:
+def _walk(path: bytes, barred: Mapping[bytes, str]) -> Descriptor | Obstacle:
     """Raises: OSError when a component is missing or forbidden, or is below a file."""
     pending = path.split(b"/")[::-1]
     trail = [Descriptor(os.open("/", _STEP))]

@@ -37,7 +37,7 @@ VERSION: Final = metadata.version("daemoneye")
 
 def complete(body: bytes, task_id: str, sequence: int, *, more: bool) -> bytes:
     """The collector's frame with what only the front knows."""
-    return body + codec.encode_result(DetectionResult(task_id=task_id, sequence=sequence, more=more))
+    return body + codec.encode_envelope(task_id, sequence, more=more)
 
 
 def override(error: TaskError, summary: CollectionSummary | None = None) -> bytes:

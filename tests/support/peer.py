@@ -57,14 +57,21 @@ class Peer:
 
     async def task(self) -> DetectionTask:
         """The next task; the client must not have closed."""
-        payload = await self.payload()
-        assert payload is not None, "the client closed the connection instead of asking"
-        return decode_task(payload)
+        task = await self.task_or_end()
+        assert task is not None, "the client closed the connection instead of asking"
+        return task
+
+    async def task_or_end(self) -> DetectionTask | None:
+        """The next task; None when the client closed, however it did."""
+        try:
+            payload = await self.payload()
+        except ConnectionError:
+            return None
+        return None if payload is None else decode_task(payload)
 
     async def end(self) -> None:
         """The client must close now, without another word."""
-        with contextlib.suppress(ConnectionResetError):
-            assert await self.payload() is None
+        assert await self.task_or_end() is None
 
     async def answer(self, *results: DetectionResult) -> None:
         """Write frames and wait until the socket took them."""
@@ -72,9 +79,10 @@ class Peer:
             await self.raw(encode_frame(encode_result(result)))
 
     async def raw(self, data: bytes) -> None:
-        """Write any bytes."""
-        self._writer.write(data)
-        await self._writer.drain()
+        """Write any bytes. That the client has left shows by what is read next."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(data)
+            await self._writer.drain()
 
     async def negotiate(self, capabilities: CapabilityResponse = CAPABILITIES) -> DetectionTask:
         """Answer the client's first task, which must be the negotiation."""
@@ -98,7 +106,10 @@ async def scripted(path: str, script: Callable[[Peer], Awaitable[None]]) -> Asyn
                     await writer.wait_closed()
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            group.create_task(play(reader, writer), name="scripted-peer")
+            if server.is_serving():
+                group.create_task(play(reader, writer), name="scripted-peer")
+            else:  # accepted while the last scripts came to their end
+                writer.close()
 
         server = await asyncio.start_unix_server(connected, path, backlog=1024)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from typing import Final, NamedTuple
 
-from procmond.collect.redaction_text import MARK
+from procmond.collect.redaction_shapes import MARK
 
 TABLE: Final = r"""
 # general flags: separate, with =, one dash

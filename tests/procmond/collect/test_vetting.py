@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import stat
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from common import limits
 from procmond.collect.digest import READ_ONLY
-from procmond.collect.vetting import Descriptor, Obstacle, barred_mounts, follow
+from procmond.collect.vetting import Descriptor, MountTable, Obstacle, barred_mounts, follow
+from tests.support.daemons import as_user
 from tests.support.images import copy_of_sleep
+from tests.support.privilege import needs_root
+
+CLONE_NEWNS = 0x20000  # sched.h; os.CLONE_NEWNS is there from Python 3.12 on
 
 MOUNTINFO = rb"""27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -152,3 +159,24 @@ def test_files_are_opened_so_that_nobody_can_make_the_reader_wait() -> None:
         READ_ONLY & (os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC) == os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     )
     assert READ_ONLY & os.O_ACCMODE == os.O_RDONLY
+
+
+@needs_root
+def test_a_mount_that_comes_or_goes_is_noticed() -> None:
+    def mount_and_look() -> list[bool]:
+        assert ctypes.CDLL(None).unshare(CLONE_NEWNS) == 0
+        folder = tempfile.mkdtemp()
+        seen = []
+        try:
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+            table = MountTable()
+            seen.append(os.fsencode(folder) in table.barred())
+            subprocess.run(["mount", "-t", "proc", "proc", folder], check=True)
+            seen.append(os.fsencode(folder) in table.barred())
+            subprocess.run(["umount", folder], check=True)
+            seen.append(os.fsencode(folder) in table.barred())
+        finally:
+            os.rmdir(folder)
+        return seen
+
+    assert as_user(0, 0, mount_and_look) == [False, True, False]
