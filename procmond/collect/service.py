@@ -112,26 +112,28 @@ class CollectorService:
             frame_limit=question.frame_limit,
             write=self._line.write,
         )
-        running = self._group.create_task(self._answer(request), name=f"request-{request.number}")
+        began_ns = time.monotonic_ns()
+        running = self._group.create_task(self._answer(request, began_ns), name=f"request-{request.number}")
         self._open[request.number] = (request, running)
-        running.add_done_callback(lambda _: self._open.pop(request.number))
+        running.add_done_callback(lambda done: self._ended(request, done, began_ns))
 
-    async def _answer(self, request: Request) -> None:
-        began = time.monotonic_ns()
-
-        def summary() -> CollectionSummary:
-            return request.tally.summary(
-                duration_us=(time.monotonic_ns() - began) // 1000, boot_time=self._hello.boot_time
-            )
-
+    async def _answer(self, request: Request, began_ns: int) -> None:
         try:
             body = await handlers.TABLE[request.task.task_type](request, self._tools)
-            await request.last(body, summary())
+            await request.last(body, self._summary(request, began_ns))
         except TaskError as error:
             _log.info("request_refused", task_id=request.task.task_id, error=str(error))
-            request.refuse(error, summary())
-        except asyncio.CancelledError:
-            request.stopped(summary())
+            request.refuse(error, self._summary(request, began_ns))
+
+    def _ended(self, request: Request, running: asyncio.Task[None], began_ns: int) -> None:
+        del self._open[request.number]
+        if running.cancelled():  # said here: a task cancelled before its first step runs nothing of its own
+            request.stopped(self._summary(request, began_ns))
+
+    def _summary(self, request: Request, began_ns: int) -> CollectionSummary:
+        return request.tally.summary(
+            duration_us=(time.monotonic_ns() - began_ns) // 1000, boot_time=self._hello.boot_time
+        )
 
 
 async def serve(line: socket.socket, settings: CollectorSettings, guard: Guard) -> None:
