@@ -235,6 +235,8 @@ class Supervisor:
             os._exit(status)
 
     def _ended(self, child: Child) -> None:
+        if self._children.get(child.name) is not child:
+            return  # killed and reaped by what was handled just before
         self._selector.unregister(child.descriptor)
         os.close(child.descriptor)
         _, status = os.waitpid(child.pid, 0)

@@ -109,6 +109,8 @@ class Front:
             )
             session = Session(channel, peer, permission, self._admission, self._relay)
             self._sessions.add(session)
+            if self._stop.is_set():  # it was let in while the others were told to end
+                session.abort()
             try:
                 await session.run()
             finally:
