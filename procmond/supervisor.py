@@ -18,14 +18,16 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from common.errors import MessageError
 from common.logs import get_logger
-from common.service import notify
+from common.service import Notifier
 from procmond import control
+from procmond.children import Children
 from procmond.collect.settings import CollectorSettings
 from procmond.front.settings import FrontSettings
-from procmond.pulse import LOOK_INTERVAL_S, Pulse
-from procmond.quarantine import Withheld
+from procmond.pulse import LOOK_INTERVAL_S
 from procmond.watch import Watch
 
 GRACE_S: Final = 4.5
@@ -56,15 +58,6 @@ class Child(NamedTuple):
     began: float
 
 
-class Bodies(NamedTuple):
-    """What the children do; each is called in a forked process and ends it by returning."""
-
-    front: Callable[[socket.socket, socket.socket, FrontSettings], None]
-    """Listening socket, line to the supervisor, settings."""
-    collector: Callable[[socket.socket, CollectorSettings, Pulse, Withheld], None]
-    """Line to the front, settings, the page it shows its pulse on, what it must not read."""
-
-
 class Supervisor:
     """The two children and what must outlive them."""
 
@@ -73,8 +66,9 @@ class Supervisor:
         listener: socket.socket,
         front: FrontSettings,
         collector: CollectorSettings,
-        bodies: Bodies,
+        bodies: Children,
         reload: Callable[[], FrontSettings | None],
+        notifier: Notifier,
     ) -> None:
         """`reload` reads the configuration again for SIGHUP; None when it is no good, which it logged."""
         self._listener = listener
@@ -82,6 +76,7 @@ class Supervisor:
         self._collector_settings = collector
         self._bodies = bodies
         self._reload = reload
+        self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._control: socket.socket | None = None
@@ -94,7 +89,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
-        receiver, sender = socket.socketpair(type=socket.SOCK_DGRAM)
+        receiver, sender = socket.socketpair()
         for end in (receiver, sender):
             end.setblocking(False)
         previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -147,18 +142,19 @@ class Supervisor:
                 self._stop(f"signal {signal.Signals(number).name}")
 
     def _configure(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
+            settings = msgspec.structs.replace(settings, supervisor=self._front_settings.supervisor)
             self._front_settings = settings
             self._tell(control.Configure(settings))
-        notify("READY=1")
+        self._notify("READY=1")
 
     def _stop(self, reason: str) -> None:
         if self._stop_at is not None:
             return
         _log.info("procmond_stopping", reason=reason)
-        notify("STOPPING=1")
+        self._notify("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
         self._due.clear()
         if "front" in self._children:
@@ -273,8 +269,11 @@ class Supervisor:
 
     def _kill(self, child: Child) -> bool:
         """Whether it is gone; one that hangs in the kernel may not be."""
+        rights = self._bodies.rights
+        group = rights.front_group if child.name == "front" else rights.collector_group
+        # By group, as the system call filter pins it; the front may have a uid of its own, out of reach.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+            os.killpg(group, signal.SIGKILL)
         poll = select.poll()
         poll.register(child.descriptor, select.POLLIN)
         return bool(poll.poll(_KILL_WAIT_S * 1000))
@@ -313,9 +312,9 @@ class Supervisor:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
-            notify("READY=1")
+            self._notify("READY=1")
         elif isinstance(message, control.Report):
-            notify(
+            self._notify(
                 f"STATUS={message.connections} clients, {message.tasks} tasks in flight, "
                 f"{message.answered} answered, {message.refused} refused"
             )

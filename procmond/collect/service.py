@@ -23,6 +23,7 @@ from procmond.collect.hashing import HashEngine
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
+from procmond.confinement import Confinement
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
 
 _log = get_logger("procmond.collect")
@@ -55,13 +56,15 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings, guard: Guard) -> None:
-        collector, limitations = choose(settings, guard)
+    def __init__(self, settings: CollectorSettings, guard: Guard, confinement: Confinement) -> None:
+        collector, limitations = choose(settings, guard, confinement.capabilities)
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
             boot_time=collector.boot_time(),
             digests=supported_algorithms(),
+            retained_capabilities=confinement.capabilities,
+            confined=confinement.filtered,
             limitations=limitations,
         )
         self._engine = HashEngine(
@@ -136,6 +139,8 @@ class CollectorService:
         )
 
 
-async def serve(line: socket.socket, settings: CollectorSettings, guard: Guard) -> None:
+async def serve(
+    line: socket.socket, settings: CollectorSettings, guard: Guard, confinement: Confinement
+) -> None:
     """Be the collector until the line ends."""
-    await CollectorService(settings, guard).serve(line)
+    await CollectorService(settings, guard, confinement).serve(line)

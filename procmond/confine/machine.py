@@ -82,6 +82,7 @@ SYSCALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     "getpriority": (140, 141),
     "getrandom": (318, 278),
     "getrusage": (98, 165),
+    "getsid": (124, 156),
     "getsockname": (51, 204),
     "getsockopt": (55, 209),
     "gettid": (186, 178),

@@ -31,6 +31,8 @@ _ALL_BUT_O_ASYNC: Final = ~0o20000
 # ioctl(2) requests, asm-generic/ioctls.h, the same on both architectures. Not FIOSETOWN, TIOCSTI, FS_IOC_*.
 _TCGETS, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x541B, 0x5421, 0x5450, 0x5451
 
+_PIDFD_GET_INFO: Final = 0xC040FF0B  # include/uapi/linux/pidfd.h, with PIDFD_INFO_SIZE_VER0
+
 _AT_EMPTY_PATH: Final = 0x1000
 _AF_UNIX, _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 1, 7, 8
 _SOCK_STREAM_OR_SEQPACKET: Final = (1, 5)
@@ -184,6 +186,9 @@ def _reading(machine: Machine) -> tuple[Rule, ...]:
         Rule("getpriority", "nice values, as psutil asks"),
         Rule("ioprio_get", "I/O priorities, as psutil asks"),
         Rule("sched_getaffinity", "numbers of processors"),
+        Rule("getsid", "sessions, as psutil's collector asks"),
+        Rule("pidfd_open", "a hold on a process that its number alone is not"),
+        Rule("ioctl", "PIDFD_GET_INFO: who a process is, in one call", ((OneOf(1, (_PIDFD_GET_INFO,)),),)),
     )
 
 
@@ -214,7 +219,6 @@ def _replacing(front: tuple[int, int] | None, killable_groups: tuple[int, ...]) 
             "a replacement drops what it must not keep",
             ((OneOf(0, (*lasting, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT)),),),
         ),
-        Rule("pidfd_open", "to poll for a child's end"),
     ]
     if front is not None:
         uid, gid = front

@@ -16,18 +16,7 @@ from procmond.confine import capabilities, kernel, policy, seccomp
 from procmond.confine.capabilities import Capability, Status
 from procmond.confine.machine import Machine, this_machine
 from procmond.confine.seccomp import Rule
-
-
-class Confinement(NamedTuple):
-    """What is in force in this process, as the kernel says."""
-
-    capabilities: tuple[str, ...]
-    """The permitted set, `CAP_...`; smaller than the role's where the process never had more."""
-    filtered: bool
-    """The system call filter is in force, and refused what it was tried with."""
-    no_new_privs: bool
-    missing: tuple[str, ...] = ()
-    """What is not in force, one sentence each; empty unless the caller said `required=False`."""
+from procmond.confinement import Confinement
 
 
 class _Aim(NamedTuple):
