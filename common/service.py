@@ -66,7 +66,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class Notifier:
-    """The service manager's socket, connected once: a process that confined itself can connect to nobody.
+    """Tells the service manager how we are, as sd_notify(3) does, over a socket opened once at start.
 
     Never raises: without a manager, or with one that does not listen, there is nobody to tell.
     """
@@ -79,13 +79,13 @@ class Notifier:
         if address.startswith("@"):  # an abstract name, unix(7)
             address = "\0" + address[1:]
         sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        sender.settimeout(NOTIFY_TIMEOUT_S)
         try:
             sender.connect(address)
         except OSError:
             sender.close()
-        else:
-            self._socket = sender
+            return
+        sender.settimeout(NOTIFY_TIMEOUT_S)
+        self._socket = sender
 
     @property
     def connected(self) -> bool:
@@ -93,7 +93,7 @@ class Notifier:
         return self._socket is not None
 
     def send(self, state: str) -> bool:
-        """Tell the service manager `state` (`READY=1`), as sd_notify(3) does; whether it was told."""
+        """Tell `state` (`READY=1`); whether it was told."""
         if self._socket is None:
             return False
         try:
@@ -103,14 +103,14 @@ class Notifier:
         return True
 
     def close(self) -> None:
-        """Give the socket up; nobody is told anything after that."""
+        """Tell nothing any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> bool:
-    """`Notifier.send`, for a process that may connect and says something now and then."""
+    """Tell one `state` and forget the socket; see `Notifier`."""
     notifier = Notifier(environment)
     try:
         return notifier.send(state)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from common import codec
 from common.errors import TaskError
 from common.messages import CollectionSummary, DetectionResult, DetectionTask, ErrorCode
 from procmond.collect.tally import Tally
 from procmond.link import INITIAL_CREDIT, Kind
+
+_SUCCESS: Final = codec.encode(DetectionResult(success=True))
 
 
 class Request:
@@ -37,7 +40,7 @@ class Request:
     async def part(self, body: bytes) -> None:
         """Send a frame that others follow, when there is credit for it."""
         await self._spend()
-        self._write(Kind.PART, self.number, body)
+        self._write(Kind.PART, self.number, body + _SUCCESS)
 
     async def last(self, body: bytes, summary: CollectionSummary) -> None:
         """Send the last frame of a complete answer, when there is credit for it."""

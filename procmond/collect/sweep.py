@@ -14,6 +14,7 @@ from common import codec, limits
 from common.errors import TooLarge
 from common.messages import CollectionOptions, DetectionResult, DetectionTask, ProcessFilter
 from procmond.collect.filters import compile_filter
+from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
 from procmond.collect.hashing import HashEngine
@@ -36,6 +37,7 @@ class Tools(NamedTuple):
 
     collector: Collector
     engine: HashEngine
+    guard: Guard
     hash_budget_s: float
 
 
