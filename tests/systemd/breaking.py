@@ -248,7 +248,8 @@ def bad_reload(container: Container) -> dict[str, Any]:
         try:
             container.run("systemctl", "reload", f"{unit}.service")
             refusal = wait_for(event, container.events, unit, event, after, timeout_s=20)[0]
-            assert answers(container)
+            if unit == "procmond":  # the command line reads agent.toml too, and refuses it as well
+                assert answers(container)
             assert container.main_pid(unit) == pid
         finally:
             path.write_text(good)

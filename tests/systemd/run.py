@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.systemd import tree
+from tests.systemd.attacked import check_attacks
 from tests.systemd.breaking import answers, check_interruptions, check_reboot
 from tests.systemd.container import EBPF_ALLOWED, Container, wait_for
 from tests.systemd.enduring import check_endurance, complaints, snapshot
@@ -103,6 +104,7 @@ def with_ebpf(report: Report, package: Path, older: Path, now: float) -> None:
         check_installation(report, container)
         check_events(report, container, ebpf=True)
         check_endurance(report, container)
+        check_attacks(report, container)
         check_interruptions(report, container)
         check_reboot(report, container)
         container.run("dpkg", "--purge", "daemoneye")
