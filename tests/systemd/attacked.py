@@ -1,4 +1,4 @@
-"""The attack list inside the real unit. One rule: a drop-in replaces the program that starts, nothing else."""
+"""The attack list inside the real unit. One rule: a drop-in replaces the program that starts, no more."""
 
 from __future__ import annotations
 
