@@ -15,7 +15,7 @@ import pytest
 from common.errors import ConfigError
 from common.messages import DetectionTask, TaskType
 from procmond.listening import Listener, check_directory
-from tests.support.daemons import Client, Procmond, as_user, public_directory
+from tests.support.daemons import LET_US_IN, Client, Procmond, as_user, public_directory
 from tests.support.privilege import needs_root
 
 
@@ -140,10 +140,10 @@ def test_a_systemd_socket_is_used_as_it_is(folder: Path) -> None:
         script = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3); os.set_inheritable(3, True);"
             "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='p.socket');"
-            "os.execv(sys.executable, [sys.executable, '-m', 'procmond.main'])"
+            "os.execv(sys.executable, [sys.executable, '-m', 'procmond.main', *sys.argv[2:]])"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(listener.fileno())],
+            [sys.executable, "-c", script, str(listener.fileno()), *LET_US_IN],
             pass_fds=[listener.fileno()],
             stderr=subprocess.PIPE,
             text=True,
