@@ -28,6 +28,10 @@ LIBRARY: Final = Path("usr/lib/daemoneye")
 INTERPRETER: Final = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 """With its minor version: compiled modules in the wheels are made for exactly that one."""
 
+BPF_SOURCE: Final = "procmond/events/exec.bpf.c"
+BPF_OBJECT: Final = "procmond/events/exec.bpf.o"
+"""A checkout may do without it; a package is for machines that have no compiler."""
+
 COMMANDS: Final = {
     "usr/sbin/procmond": "procmond.main",
     "usr/sbin/daemoneye-agent": "agent.main",
@@ -109,6 +113,11 @@ def build_wheel(scratch: Path, epoch: str) -> Path:
     shutil.rmtree(out, ignore_errors=True)
     run(python, "-m", "hatchling", "build", "-t", "wheel", "-d", out, SOURCE_DATE_EPOCH=epoch)
     (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        if (ROOT / BPF_SOURCE).is_file() and BPF_OBJECT not in archive.namelist():
+            raise SystemExit(
+                f"{wheel.name} lacks {BPF_OBJECT}; install clang, llvm and libbpf-dev, then try again"
+            )
     return wheel
 
 
