@@ -82,6 +82,7 @@ def _confine(
     who: str,
     *,
     kept: frozenset[Capability],
+    needed: frozenset[Capability] = frozenset(),
     effective: bool,
     identity: tuple[int, int] | None,
     rules: Callable[[int, Machine], tuple[Rule, ...]],
@@ -103,6 +104,9 @@ def _confine(
     if before.threads != 1:
         missing.append(f"{before.threads} threads run before anything is given up")
 
+    lacking = capabilities.mask_of(needed) & ~before.permitted
+    if lacking:
+        missing.append(f"{' and '.join(capabilities.names_of(lacking))} would be needed")
     has_setpcap = bool(before.permitted & capabilities.mask_of((Capability.SETPCAP,)))
     permitted = before.permitted & capabilities.mask_of(kept)
     attempt("raising what is permitted", lambda: capabilities.keep(before.permitted, before.permitted))
@@ -196,6 +200,7 @@ def confine_supervisor(
     return _confine(
         "the supervisor",
         kept=READING | becoming,
+        needed=frozenset() if front == (os.geteuid(), os.getegid()) else becoming,
         effective=False,
         identity=None,
         rules=lambda own_pid, machine: policy.supervisor_rules(own_pid, machine, front, killable_groups),
