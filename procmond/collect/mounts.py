@@ -60,17 +60,14 @@ class MountTable:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLPRI)
         self._mounts: list[Mount] | None = None
-        self.version = 0
-        """Grows whenever the mounts are read again."""
 
     def mounts(self) -> list[Mount]:
-        """The mounts there are now. Raises: OSError."""
+        """The mounts there are now; the same list while nothing has changed. Raises: OSError."""
         changed = bool(self._poll.poll(0))
         if changed or self._mounts is None:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
             self._mounts = parse_mountinfo(b"".join(pieces))
-            self.version += 1
         return self._mounts
 
     def close(self) -> None:

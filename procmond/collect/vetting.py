@@ -67,14 +67,30 @@ def follow(path: str) -> Descriptor | Obstacle:
     `path` is absolute and holds no NUL. Never waits for a peer, and opens nothing for reading.
     """
     try:
-        return _walk(path.encode(), barred_mounts(_table().mounts()))
+        return _walk(path.encode(), _barred().places())
     except OSError as error:
         return Obstacle(os.strerror(error.errno or 0))
 
 
+class _Barred:
+    """The places a walk must not enter, worked out again only when the mounts have changed."""
+
+    def __init__(self) -> None:
+        self._table = MountTable()
+        self._mounts: list[Mount] = []
+        self._places: dict[bytes, str] = {}
+
+    def places(self) -> Mapping[bytes, str]:
+        """As `barred_mounts`, of the mounts there are now. Raises: OSError."""
+        mounts = self._table.mounts()
+        if mounts is not self._mounts:
+            self._mounts, self._places = mounts, barred_mounts(mounts)
+        return self._places
+
+
 @functools.cache
-def _table() -> MountTable:
-    return MountTable()
+def _barred() -> _Barred:
+    return _Barred()
 
 
 def barred_mounts(mounts: Iterable[Mount]) -> dict[bytes, str]:
