@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"procmond: {error}\n")
         return EXIT_USAGE
     except ConfinementError as error:
-        sys.stderr.write(f"procmond: {error}; --allow-unconfined starts it all the same\n")
+        sys.stderr.write(f"procmond: {error}\n")
         return EXIT_FAILED
 
 

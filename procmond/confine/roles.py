@@ -99,7 +99,9 @@ def _confine(
     try:
         reading_before, reading_after = capabilities.open_status(), capabilities.open_status()
     except OSError as error:
-        raise ConfinementError(f"{who}: /proc/self/status cannot be opened: {error.strerror}") from None
+        raise ConfinementError(
+            f"{who}: /proc/self/status cannot be opened: {error.strerror}; nothing here works without /proc"
+        ) from None
     before = capabilities.read_status(reading_before)
     if before.threads != 1:
         missing.append(f"{before.threads} threads run before anything is given up")
@@ -133,7 +135,9 @@ def _confine(
     unfiltered = _probe()
     missing += unfiltered
     if missing and required:
-        raise ConfinementError(f"{who} is not confined: " + "; ".join(missing))
+        raise ConfinementError(
+            f"{who} is not confined: {'; '.join(missing)}; --allow-unconfined starts it all the same"
+        )
     return Confinement(
         capabilities=capabilities.names_of(after.permitted),
         filtered=after.seccomp_mode == 2 and not unfiltered,
