@@ -23,6 +23,7 @@ from procmond.children import Children, Rights
 from procmond.collect.boot import read_boot_time
 from procmond.collect.choice import check_choice
 from procmond.collect.handles import raise_descriptor_limit
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
 from procmond.confine.groups import reserve_process_group
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"procmond: {error}\n")
         return EXIT_USAGE
     except ConfinementError as error:
-        sys.stderr.write(f"procmond: {error}; --allow-unconfined starts it all the same\n")
+        sys.stderr.write(f"procmond: {error}\n")
         return EXIT_FAILED
 
 
@@ -138,6 +139,7 @@ def collector_settings(settings: ProcmondConfig) -> CollectorSettings:
     return CollectorSettings(
         collector=settings.collector,
         boot_time=read_boot_time(),
+        memory_device=find_memory_device(),
         max_frame_size=settings.limits.max_frame_size,
         redact_arguments=settings.redact_arguments,
         environment_variables=settings.environment_variables,

@@ -48,11 +48,19 @@ def choose(
         from procmond.collect.processes import PsutilCollector
 
         collector = PsutilCollector(
-            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+            replace,
+            boot_time=settings.boot_time,
+            guard=guard,
+            memory_device=settings.memory_device,
+            environment_names=names,
         )
     else:
         collector = ProcfsCollector(
-            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+            replace,
+            boot_time=settings.boot_time,
+            guard=guard,
+            memory_device=settings.memory_device,
+            environment_names=names,
         )
     return collector, tuple(_limitations(guard, capabilities))
 

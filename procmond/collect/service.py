@@ -19,7 +19,7 @@ from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.guard import Guard
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import make_lanes
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
@@ -67,11 +67,12 @@ class CollectorService:
             confined=confinement.filtered,
             limitations=limitations,
         )
-        self._engine = HashEngine(
+        self._engine = make_lanes(
             workers=settings.hash_workers,
             max_file_bytes=settings.hash_max_file_bytes,
             file_deadline_s=settings.hash_file_deadline_s,
             cache_entries=settings.hash_cache_entries,
+            memory_device=settings.memory_device,
         )
         self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.

@@ -201,6 +201,7 @@ def _children() -> tuple[Rule, ...]:
         Rule("rseq", "a new thread's start"),
         Rule("wait4", "the end of children"),
         Rule("waitid", "the end of children"),
+        Rule("close_range", "a child for one file keeps none of our descriptors"),
         Rule("setitimer", "a deadline of its own: SIGALRM ends a child that hangs"),
         Rule("dup", "descriptors it already has"),
         Rule("dup2", "descriptors it already has"),

@@ -43,6 +43,8 @@ class Front:
         self._supervisor = supervisor
         self._admission = Admission(settings)
         self._greeted = asyncio.Event()
+        self._limitations: tuple[str, ...] = ()
+        """Said last."""
         self._relay = Relay(settings.max_frame_size, self._hello)
         self._sessions: set[Session] = set()
         self._ended = 0
@@ -165,7 +167,10 @@ class Front:
             self._stop.set()
 
     def _hello(self, hello: Hello) -> None:
-        _log.info("collector_ready", collector=hello.collector, limitations=list(hello.limitations))
+        _log.info("collector_ready", collector=hello.collector)
+        if hello.limitations != self._limitations:  # not again for each collector that replaces another
+            self._limitations = hello.limitations
+            _log.warning("view_limited", limitations=list(hello.limitations))
         if not self._greeted.is_set():
             self._greeted.set()
             control.send(self._supervisor, control.Ready())

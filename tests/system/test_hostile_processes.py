@@ -95,7 +95,8 @@ def test_a_command_line_that_never_answers_is_marked_and_the_rest_is_complete(pr
 
 @pytest.mark.parametrize("stall", [Stall.READ, Stall.OPEN | Stall.READ])
 def test_an_executable_on_a_file_system_that_never_answers(procmond: Procmond, stall: Stall) -> None:
-    with innocent() as bystander, hostile.silent_executable(stall) as culprit:
+    with innocent() as bystander, contextlib.ExitStack() as stack:
+        culprit, *_ = [stack.enter_context(hostile.silent_executable(stall)) for _ in range(3)]
         with procmond.connect() as client:
             records = until_complete(client)
             assert records[bystander].executable_hash
