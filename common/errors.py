@@ -10,6 +10,7 @@ DaemonEyeError
 |   |   +-- FrameTimeout          a frame that began was not complete in time
 |   |   +-- ReaderStalled         takes nothing while we have something to write
 |   +-- MessageError
+|       +-- TaskIdError           a task_id under which nothing can be answered
 |       +-- DecodeError           the payload is not the message it should be
 |       +-- SequenceError         an answer's frames are not 0, 1, 2, ...
 +-- TaskError                     a task ended with a typed refusal; `code` goes over the wire
@@ -94,6 +95,10 @@ class ReaderStalled(FrameError):
 
 class MessageError(PeerError):
     """A frame whose payload breaks the contract."""
+
+
+class TaskIdError(MessageError):
+    """A task_id that is empty, too long, or in flight already: nothing can be answered under it."""
 
 
 class DecodeError(MessageError):
@@ -260,5 +265,6 @@ def error_for(code: int, message: str) -> TaskError:
     if code == ErrorCode.INVALID:
         field, _, rest = message.partition(": ")
         value, _, bound = rest.rpartition("; ")
-        return InvalidTask(field, value, bound)
+        # A server that words it otherwise is quoted whole.
+        return InvalidTask(field, value, bound) if value and bound else InvalidTask(message, "", "")
     return _BY_CODE.get(code, TaskError)(message)

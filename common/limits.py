@@ -19,14 +19,18 @@ FRAME_HEADER_BYTES: Final = 8
 DEFAULT_MAX_FRAME_SIZE: Final = 1 * MIB
 """Bytes of payload, the same both ways. The reference's value: some 3,000 plain records in one frame."""
 
-MIN_MAX_FRAME_SIZE: Final = 64 * KIB
-"""Bytes. Below it one record with 32 KiB of arguments, each byte escaped to four, would not fit."""
+MIN_MAX_FRAME_SIZE: Final = 256 * KIB
+"""Bytes. Below it one record with 32 KiB of arguments, each byte escaped to four, might not fit."""
 
 MAX_MAX_FRAME_SIZE: Final = 64 * MIB
 """Bytes. A frame is held whole in memory, per connection, by root."""
 
 STREAM_FRAME_DIVISOR: Final = 4
 """Streamed frames stay under max_frame_size / 4: small enough to interleave with other answers."""
+
+STREAM_FRAME_BYTES: Final = 128 * KIB
+"""Bytes of records after which a streamed frame is sent even where a quarter of the limit is more: the
+client decodes one while the collector makes the next, and a reader that stops costs no more than a few."""
 
 FRAME_DEADLINE_S: Final = 30.0
 """Seconds from a frame's first byte to its last; one that trickles in longer is an attack or a dead peer."""
@@ -115,3 +119,35 @@ BREAKER_FAILURES: Final = 5
 """Failures in a row after which no attempt is made for BREAKER_COOL_DOWN_S."""
 BREAKER_COOL_DOWN_S: Final = 5.0
 """Seconds an open breaker allows nothing; then one attempt decides."""
+
+# ----------------------------------------------------------------------------------------------- hashes
+
+HASH_WORKERS: Final = 2
+"""Threads that read and digest files. hashlib lets go of the interpreter lock, so two use two cores; more
+would take the processors away from what the machine is for."""
+HASH_CHUNK_BYTES: Final = 256 * KIB
+"""Read at a time, per worker. Small enough for the second-level cache, so that further digests of the same
+pass do not fetch it again; larger chunks gain a few percent with one digest alone."""
+HASH_MAX_FILE_BYTES: Final = 512 * MIB
+"""Larger executables are not read: a sparse file of 200 GB costs its maker nothing and us a minute."""
+HASH_FILE_DEADLINE_S: Final = 10.0
+"""Seconds for one file, checked between chunks: 512 MiB from a disk of 52 MB/s."""
+HASH_CACHE_ENTRIES: Final = 16 * 1024
+"""Files whose digests are remembered, the longest unused forgotten first; about 1 KiB each."""
+HASH_SETTLE_NS: Final = 2_000_000_000
+"""A ctime younger than this when reading begins proves nothing later, so such a digest is not remembered:
+a second write within the resolution of the file system's time stamps (up to 2 s) leaves no trace in it."""
+HASH_QUEUE_FILES: Final = 8 * 1024
+"""Distinct files waiting for a worker; one more is PENDING, and asked for again in the next sweep."""
+HASH_ALTERNATIVES: Final = 8
+"""Processes of one image that are tried in turn when the first ended before its image was opened."""
+HASH_CLOSE_GRACE_S: Final = 1.0
+"""Seconds that ending waits for reads under way; one that hangs in the kernel is left behind."""
+EXAMINE_WINDOW: Final = 64
+"""Running images examined at once by one task: each holds a descriptor, of which a process has 1,024."""
+MAX_RUNNING_PIDS: Final = 1024
+"""Processes listed in one ExecutableReport, lowest pids first; the number of all is in its error_message."""
+MAX_SYMBOLIC_LINKS: Final = 40
+"""Followed while one path is resolved; the kernel's own bound (MAXSYMLINKS, path_resolution(7))."""
+MAX_PATH_DEPTH: Final = 128
+"""Directories of a path, each of which holds a descriptor while the path is resolved."""

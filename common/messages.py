@@ -2,9 +2,9 @@
 
 Repeated fields are tuples; an optional field that is not set is `None`; any other field has the schema's
 zero value. Enums a client sends are plain integers, so that a number this version does not know can be
-answered with a typed refusal; in results such a number reads as UNSPECIFIED. The meaning, unit and bound
-of every field stand in proto/ipc.proto and are not repeated here. Values are cheap (msgspec Structs
-without garbage-collector tracking) because a sweep makes thousands.
+answered with a typed refusal; in results such a number reads as UNSPECIFIED, and is left out of a list.
+The meaning, unit and bound of every field stand in proto/ipc.proto and are not repeated here. Values are
+cheap (msgspec Structs without garbage-collector tracking) because a sweep makes thousands.
 """
 
 from __future__ import annotations

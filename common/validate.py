@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from common import limits
-from common.errors import InvalidTask, ProtocolViolation, Unsupported
+from common.errors import InvalidTask, TaskIdError, Unsupported
 from common.messages import (
     CollectionOptions,
     DetectionTask,
@@ -30,11 +30,11 @@ _COLLECTING: Final = frozenset({TaskType.ENUMERATE_PROCESSES, TaskType.MONITOR_P
 def check_task_id(task_id: str) -> None:
     """An id that cannot be answered under is a fault of the connection.
 
-    Raises: ProtocolViolation when it is empty or longer than `MAX_TASK_ID_BYTES`.
+    Raises: TaskIdError when it is empty or longer than `MAX_TASK_ID_BYTES`.
     """
     length = len(task_id.encode())
     if not 1 <= length <= limits.MAX_TASK_ID_BYTES:
-        raise ProtocolViolation(f"task_id: {length} bytes; 1 to {limits.MAX_TASK_ID_BYTES} are allowed")
+        raise TaskIdError(f"task_id: {length} bytes; 1 to {limits.MAX_TASK_ID_BYTES} are allowed")
 
 
 def check_task(task: DetectionTask, algorithms: Collection[str] = tuple(DIGEST_HEX)) -> None:

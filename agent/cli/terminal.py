@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-from agent.cli.human import count
 from agent.cli.render import Screen
 
 PROGRESS_AFTER_S = 1.0  # work that is done sooner needs no progress
@@ -41,7 +41,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 class Progress:
-    """One line on stderr that counts records while work takes longer than a second; nothing elsewhere."""
+    """One line on stderr while work takes longer than a second, where a person watches; nothing elsewhere."""
 
     def __init__(self, started: float, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -49,17 +49,18 @@ class Progress:
         self._next = started + PROGRESS_AFTER_S
         self._shown = False
 
-    def update(self, records: int, now: float) -> None:
-        """Show the count if it is time; `now` is on the clock of `started`, in seconds."""
+    def update(self, text: str, now: float) -> None:
+        """Show `text` if it is time; `now` is on the clock of `started`, in seconds."""
         if not self._enabled or now < self._next:
             return
         self._next = now + PROGRESS_EVERY_S
         self._shown = True
-        self._stream.write(f"\r{count(records, 'record')} so far\x1b[K")
+        self._stream.write(f"\r{text}\x1b[K")
         self._stream.flush()
 
     def finish(self) -> None:
         """Remove the line, before anything else is printed."""
+        self._next = math.inf
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

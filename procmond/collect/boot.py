@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 
+from procmond.collect.text import text
+
 
 def read_boot_id(proc: str = "/proc") -> str:
     """The kernel's random id of this boot; empty where /proc hides it (`ProcSubset=pid`)."""
     try:
-        with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        with open(f"{proc}/sys/kernel/random/boot_id", "rb") as file:
+            return text(file.read().strip())
     except OSError:
         return ""
 

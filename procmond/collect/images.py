@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
+from common.messages import HashState
+from procmond.collect.sighting import FileIdentity
 from procmond.collect.text import text
 
 _DELETED: Final = b" (deleted)"
@@ -30,6 +32,32 @@ class Verdict(NamedTuple):
     """The image never had a name: a memfd or an O_TMPFILE file."""
 
 
+NO_VERDICT: Final = Verdict("", file_exists=False, on_disk_mismatch=False, memory_backed=False)
+
+
+class Image(NamedTuple):
+    """What /proc/PID/exe says."""
+
+    state: HashState
+    """Why there is no identity; UNSPECIFIED where there is one."""
+    identity: FileIdentity | None = None
+    verdict: Verdict = NO_VERDICT
+    link: bytes = b""
+    """The target of the link, raw."""
+
+    @property
+    def path(self) -> str | None:
+        """The name it was run by, as the kernel resolved it."""
+        return self.verdict.path or None
+
+
+NO_IMAGE: Final = Image(HashState.NO_EXECUTABLE)
+"""Of kernel threads, zombies, and what is about to be one."""
+_DENIED: Final = Image(HashState.DENIED)
+_FAILED: Final = Image(HashState.IO_ERROR)
+_ATTEMPTS: Final = 3  # at a process that keeps executing other programs
+
+
 def _memfd_device() -> int:
     """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none."""
     try:
@@ -47,16 +75,62 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 
 
 class Images:
-    """Judges images; each name is looked up once per sweep and root directory."""
+    """Looks at images; each name is looked up once per sweep and root directory."""
 
     def __init__(self, proc: str = "/proc") -> None:
         self._proc = os.fsencode(proc)
         self._memfd_device = _memfd_device()
         self._names: dict[tuple[object, bytes], os.stat_result | None] = {}
+        self._confirmed: dict[tuple[int, ...], Image] = {}
 
     def begin(self) -> None:
         """A new sweep begins: what stood at a name then may not stand there now."""
         self._names.clear()
+        self._confirmed.clear()
+
+    def look(self, pid: int, path: bytes, last: Image | None = None) -> Image:
+        """The image of `pid`, whose /proc/PID/exe is `path`.
+
+        `last` is what this gave in an earlier sweep, if the process had no page fault since and so cannot
+        have run another program: an exec begins with an empty page table. Then, if the same file in the same
+        state still runs and another process has shown in this sweep that it stands at that name, the link is
+        not read again.
+        """
+        image = NO_IMAGE
+        try:
+            for _ in range(_ATTEMPTS):
+                status = os.stat(path)
+                identity = (
+                    status.st_dev,
+                    status.st_ino,
+                    status.st_size,
+                    status.st_mtime_ns,
+                    status.st_ctime_ns,
+                )
+                confirmed = self._confirmed.get(identity)
+                if confirmed is not None and confirmed is last:
+                    return confirmed
+                link = os.readlink(path)
+                if confirmed is not None and confirmed.link == link:
+                    return confirmed
+                verdict = self.judge(pid, link, status)
+                image = Image(HashState.UNSPECIFIED, FileIdentity._make(identity), verdict, link)
+                if not verdict.on_disk_mismatch:
+                    if image == last:
+                        image = last  # one object for all processes and sweeps
+                    self._confirmed.setdefault(identity, image)
+                    return image
+                if (
+                    _same(os.stat(path), status) and os.readlink(path) == link
+                ):  # not one's stat, another's name
+                    return image
+        except PermissionError:
+            return _DENIED
+        except (FileNotFoundError, ProcessLookupError):
+            return NO_IMAGE
+        except OSError:
+            return _FAILED
+        return image
 
     def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""

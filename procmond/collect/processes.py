@@ -8,7 +8,6 @@ truth that tests compare the Linux collector with. What psutil does not know is 
 from __future__ import annotations
 
 import os
-import stat as modes
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -19,7 +18,7 @@ from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, ProcessStatus, Provenance
 from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
-from procmond.collect.images import Images, Verdict
+from procmond.collect.images import NO_IMAGE, Image, Images, Verdict
 from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_record
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
@@ -44,7 +43,6 @@ _NOT_FROM_PSUTIL: Final = (
     "mount_namespace",
     "script_path",
 )
-_NO_IMAGE: Final = Verdict("", file_exists=False, on_disk_mismatch=False, memory_backed=False)
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -86,7 +84,7 @@ class PsutilCollector:
         """See `Collector.sweep`."""
         self._images.begin()
         self._users.refresh()
-        for pid in psutil.pids() if pids is None else pids:
+        for pid in psutil.pids() if pids is None else filter(psutil.pid_exists, pids):  # which threads do not
             try:
                 yield _Reader(self, pid, wanted).sighting()
             except (_Vanished, psutil.NoSuchProcess):
@@ -106,10 +104,7 @@ class _Reader:
         self._environment: dict[str, str] = {}
         self._facts: Facts = {}
         self._stat = self._read_stat() if collector._linux else None
-        self._image: FileIdentity | None = None
-        self._image_state = HashState.UNSPECIFIED
-        self._verdict = _NO_IMAGE
-        self._path: str | None = None
+        self._image = NO_IMAGE
 
     def sighting(self) -> Sighting:
         """The process as found.
@@ -128,11 +123,11 @@ class _Reader:
                     "pid": self._pid,
                     "ppid": ppid,
                     "name": name,
-                    "executable_path": self._path,
+                    "executable_path": self._image.path,
                     "start_time": self._collector.boot_time() + start_ticks // _TICKS,
                     "user_id": str(self._process.uids().real),
-                    "file_exists": self._verdict.file_exists,
-                    "on_disk_mismatch": self._verdict.on_disk_mismatch,
+                    "file_exists": self._image.verdict.file_exists,
+                    "on_disk_mismatch": self._image.verdict.on_disk_mismatch,
                     "accessible": accessible,
                     "collection_time": time.time_ns() // 1_000_000,
                 }
@@ -147,9 +142,9 @@ class _Reader:
             start_ticks,
             ppid,
             name,
-            self._path,
-            self._image,
-            self._image_state,
+            self._image.path,
+            self._image.identity,
+            self._image.state,
             accessible,
             payload,
         )
@@ -170,41 +165,26 @@ class _Reader:
         return self._process.ppid(), name, max(0, round(since_boot * _TICKS))
 
     def _read_image(self) -> None:
-        if self._stat is not None:
-            if self._stat.kernel_thread or self._stat.status is ProcessStatus.ZOMBIE:
-                self._image_state = HashState.NO_EXECUTABLE
-            else:
-                self._read_linux_image()
-            return
-        try:
-            self._path = self._process.exe() or None
-            self._image = None if self._path is None else _identity_of(os.stat(self._path))
-            self._verdict = Verdict(self._path or "", self._image is not None, False, False)
-        except (psutil.AccessDenied, OSError):
+        if self._stat is None:
+            self._image = self._portable_image()
+        elif not self._stat.kernel_thread and self._stat.status is not ProcessStatus.ZOMBIE:
+            link = os.fsencode(f"{self._collector._proc}/{self._pid}/exe")
+            self._image = self._collector._images.look(self._pid, link)
+        if self._image.state is HashState.DENIED:
             self._missing["executable_path"] = "denied"
-        if self._image is None:
-            self._image_state = HashState.DENIED if self._missing else HashState.NO_EXECUTABLE
 
-    def _read_linux_image(self) -> None:
-        link = f"{self._collector._proc}/{self._pid}/exe"
+    def _portable_image(self) -> Image:
         try:
-            target = os.readlink(os.fsencode(link))
-            image = os.stat(link)
-        except PermissionError:
-            self._missing["executable_path"] = "denied"
-            self._image_state = HashState.DENIED
-        except (FileNotFoundError, ProcessLookupError):
-            self._read_stat()  # it became a zombie, or it is gone and has no stat either
-            self._image_state = HashState.NO_EXECUTABLE
-        except OSError:
-            self._missing["executable_path"] = "denied"
-            self._image_state = HashState.IO_ERROR
-        else:
-            self._image = _identity_of(image)
-            self._verdict = self._collector._images.judge(self._pid, target, image)
-            self._path = self._verdict.path
-            if not modes.S_ISREG(image.st_mode):
-                self._image_state = HashState.NOT_REGULAR
+            path = self._process.exe()
+            if not path:
+                return NO_IMAGE
+            status = os.stat(path)
+        except (psutil.AccessDenied, OSError):
+            return Image(HashState.DENIED)
+        identity = FileIdentity(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+        return Image(HashState.UNSPECIFIED, identity, Verdict(path, True, False, False))
 
     def _read_arguments(self) -> None:
         try:
@@ -221,20 +201,26 @@ class _Reader:
             arguments = raw[:MAX_COMMAND_LINE_BYTES].split(b"\0")
         argv = tuple(text(argument) for argument in arguments)
         if self._collector._redact is not None and argv:
-            argv, self._facts["redacted"] = self._collector._redact(argv, self._path)
+            argv, self._facts["redacted"] = self._collector._redact(argv, self._image.path)
         self._facts["command_line"] = argv
 
     def _read_measures(self) -> None:
         try:
             cpu = self._process.cpu_times()
-            age = time.time() - self._process.create_time()
             seconds = cpu.user + cpu.system
+            age = self._age()
             self._facts["cpu_usage"] = 100 * seconds / age if age > 0 else 0.0
             self._facts["memory_usage"] = self._process.memory_info().rss
             if self._wanted.full:
                 self._facts["cpu_time_ns"] = round(seconds * 1e9)
         except psutil.AccessDenied:
             self._missing["cpu_usage"] = self._missing["memory_usage"] = "denied"
+
+    def _age(self) -> float:
+        """Seconds since the process began; on Linux by the kernel's clock, for psutil cuts seconds."""
+        if self._stat is None:
+            return time.time() - self._process.create_time()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self._stat.start_ticks / _TICKS
 
     def _read_more(self, ppid: int, start_ticks: int) -> None:
         """Fill the schema's numbers 100 and up, and leave out what is not asked for."""
@@ -253,15 +239,15 @@ class _Reader:
                 "user_name": self._collector._users.name(uids.real),
                 "session": self._session(),
                 "tty": (process.terminal() or "").removeprefix("/dev/"),
-                "memory_backed": self._verdict.memory_backed,
+                "memory_backed": self._image.verdict.memory_backed,
                 "provenance": Provenance.PROC,
             }
         )
         if self._stat is not None:
             facts["is_kernel_thread"] = self._stat.kernel_thread
-        if self._image is not None:
-            facts["executable_device"] = self._image.device
-            facts["executable_inode"] = self._image.inode
+        if self._image.identity is not None:
+            facts["executable_device"] = self._image.identity.device
+            facts["executable_inode"] = self._image.identity.inode
         try:
             facts["cwd"] = text(os.fsencode(process.cwd()))
         except psutil.ZombieProcess:
@@ -297,7 +283,3 @@ class _Reader:
                 return parse_stat(file.read()).start_ticks
         except (OSError, MalformedProc):
             return None
-
-
-def _identity_of(status: os.stat_result) -> FileIdentity:
-    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -58,6 +58,10 @@ class Stat(NamedTuple):
     """arg_end - arg_start; 0 where the kernel withholds the addresses."""
 
 
+NO_STAT: Final = Stat(b"", ProcessStatus.UNSPECIFIED, 0, 0, 0, False, 0, 0, 0, 0, 0)
+"""Before anything was read."""
+
+
 class Ids(NamedTuple):
     """Credentials of a process."""
 

@@ -52,6 +52,7 @@ class Facts(TypedDict, total=False):
     is_kernel_thread: bool
     memory_backed: bool
     command_line_length: int
+    command_line_blocked: bool
     redacted: bool
     provenance: Provenance
     script_path: str

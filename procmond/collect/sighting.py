@@ -34,6 +34,9 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     """The schema's numbers 100 and up as well."""
     environment: bool = False
     """The allow-listed environment variables; only together with `full`."""
+    blocked: frozenset[tuple[int, int]] = frozenset()
+    """(pid, start_ticks) of processes that withhold their memory: reading arguments or environment would
+    hang, so neither is read."""
 
 
 class Sighting(msgspec.Struct, gc=False):

@@ -26,28 +26,26 @@ class Users:
 
     def __init__(self, path: str = "/etc/passwd") -> None:
         self._path = path
-        self._version: tuple[int, ...] | None = None
+        self.version = 0
+        """Grows whenever names have changed."""
+        self._state: tuple[int, ...] | None = None
         self._names: dict[int, str] = {}
 
-    def refresh(self) -> bool:
-        """Read the file again if it is not the one last read; whether names may have changed.
-
-        A file that cannot be read has no names.
-        """
+    def refresh(self) -> None:
+        """Read the file again if it is not the one last read; one that cannot be read has no names."""
         try:
             status = os.stat(self._path)
-            version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            if version == self._version:
-                return False
+            state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            if state == self._state:
+                return
             with open(self._path, "rb") as file:
-                self._names = parse_passwd(file.read(MAX_PASSWD_BYTES))
+                names = parse_passwd(file.read(MAX_PASSWD_BYTES))
         except OSError:
-            changed = self._version is not None
-            self._version = None
-            self._names = {}
-            return changed
-        self._version = version
-        return True
+            state, names = None, {}
+        if names != self._names:
+            self._names = names
+            self.version += 1
+        self._state = state
 
     def name(self, uid: int) -> str:
         """The name of `uid`; empty when it has none."""

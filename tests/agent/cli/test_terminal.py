@@ -45,19 +45,20 @@ def test_other_encodings_are_noticed() -> None:
 def test_progress_waits_a_second_and_cleans_up() -> None:
     stream = Terminal()
     progress = Progress(100.0, stream)
-    progress.update(5, 100.9)
+    progress.update("early", 100.9)
     assert stream.getvalue() == ""
-    progress.update(1500, 101.0)
-    progress.update(1501, 101.1)
-    assert stream.getvalue() == "\r1,500 records so far\x1b[K"
+    progress.update("1,500 records", 101.0)
+    progress.update("1,501 records", 101.1)
+    assert stream.getvalue() == "\r1,500 records\x1b[K"
     progress.finish()
+    progress.update("late", 200.0)
     progress.finish()
-    assert stream.getvalue().endswith("so far\x1b[K\r\x1b[K")
+    assert stream.getvalue().endswith("records\x1b[K\r\x1b[K")
 
 
 def test_nobody_watching_means_no_progress() -> None:
     stream = io.StringIO()
     progress = Progress(100.0, stream)
-    progress.update(1500, 200.0)
+    progress.update("text", 200.0)
     progress.finish()
     assert stream.getvalue() == ""

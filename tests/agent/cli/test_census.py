@@ -6,26 +6,26 @@ from typing import Any
 
 import pytest
 
-from agent.cli.inventory import changes, largest, longest_running, most_notable, reasons, take_inventory
+from agent.answer import Answer
+from agent.cli.census import changes, largest, longest_running, most_notable, reasons, take_census
+from agent.inventory import take_inventory
 from common.messages import HashState, ProcessStatus
 from tests.agent.cli.records import NOW, kernel_thread, record
 
 
 def test_executables_are_counted_once_by_identity() -> None:
     same = {"executable_device": 1, "executable_inode": 2}
-    inventory = take_inventory(
-        [record(1, **same), record(2, **same, executable_path="/other/name"), record(3)]
-    )
-    assert (inventory.processes, inventory.executables, inventory.hashed) == (3, 2, 2)
+    census = take_census([record(1, **same), record(2, **same, executable_path="/other/name"), record(3)])
+    assert (census.processes, census.executables, census.hashed) == (3, 2, 2)
 
 
 def test_executables_of_servers_that_give_no_identity_are_told_apart_by_path() -> None:
     weak = {"executable_device": 0, "executable_inode": 0, "executable_path": "/usr/bin/same"}
-    assert take_inventory([record(1, **weak), record(2, **weak)]).executables == 1
+    assert take_census([record(1, **weak), record(2, **weak)]).executables == 1
 
 
 def test_every_missing_hash_is_counted_with_its_reason() -> None:
-    inventory = take_inventory(
+    census = take_census(
         [
             record(1),
             record(2, executable_hash=None, hash_state=HashState.TOO_LARGE),
@@ -37,20 +37,20 @@ def test_every_missing_hash_is_counted_with_its_reason() -> None:
             ),
         ]
     )
-    assert inventory.hashed == 1
-    assert inventory.unhashed == (("pending", 2), ("too large", 1), ("no reason given", 1))
-    assert inventory.unknown_images == (("denied", 1),)
+    assert census.hashed == 1
+    assert census.unhashed == (("pending", 2), ("too large", 1), ("no reason given", 1))
+    assert census.unknown_images == (("denied", 1),)
 
 
 def test_a_hash_seen_once_counts_for_all_processes_of_the_image() -> None:
     same: dict[str, Any] = {"executable_device": 1, "executable_inode": 2}
     gone = record(1, **same, executable_hash=None, hash_state=HashState.GONE)
-    assert take_inventory([gone, record(2, **same)]).unhashed == ()
-    assert take_inventory([record(2, **same), gone]).hashed == 1
+    assert take_census([gone, record(2, **same)]).unhashed == ()
+    assert take_census([record(2, **same), gone]).hashed == 1
 
 
 def test_kinds_users_and_containers_are_counted() -> None:
-    inventory = take_inventory(
+    census = take_census(
         [
             kernel_thread(2),
             record(3, status=ProcessStatus.ZOMBIE, executable_path=None, executable_inode=0),
@@ -58,13 +58,13 @@ def test_kinds_users_and_containers_are_counted() -> None:
             record(5, on_disk_mismatch=True, user_name="", user_id=None),
         ]
     )
-    assert (inventory.kernel_threads, inventory.zombies, inventory.inaccessible) == (1, 1, 1)
-    assert (inventory.users, inventory.containers, inventory.mismatched) == (2, 1, 1)
-    assert inventory.unknown_images == ()
+    assert (census.kernel_threads, census.zombies, census.inaccessible) == (1, 1, 1)
+    assert (census.users, census.containers, census.mismatched) == (2, 1, 1)
+    assert census.unknown_images == ()
 
 
 def test_an_empty_sweep_has_an_inventory() -> None:
-    assert take_inventory([]).processes == 0
+    assert take_census([]).processes == 0
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,8 @@ def test_the_largest_leave_out_those_without_memory() -> None:
 
 
 def test_a_pid_used_anew_came_and_went() -> None:
-    difference = changes([record(1), record(2)], [record(1), record(2, start_ticks=999)])
+    before = take_inventory(Answer(processes=(record(1), record(2)), boot_id="b"))
+    after = take_inventory(Answer(processes=(record(1), record(2, start_ticks=999)), boot_id="b"))
+    difference = changes(before, after)
     assert [p.start_ticks for p in difference.started] == [999]
     assert difference.ended == 1

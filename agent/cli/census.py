@@ -6,10 +6,11 @@ Pure: records in, values out. The words and tables made of them are in `story`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.cli.columns import state_words, user
+from agent.inventory import Inventory
 from common.messages import HashState, ProcessRecord, ProcessStatus
 
 RECENT_S = 60  # a process this young is worth a look
@@ -19,7 +20,7 @@ HOMES = ("/home/", "/root/")
 ImageKey = tuple[int, int] | str
 
 
-class Inventory(NamedTuple):
+class Census(NamedTuple):
     """The numbers of one sweep."""
 
     processes: int
@@ -57,7 +58,7 @@ def image_key(record: ProcessRecord) -> ImageKey | None:
     return record.executable_path
 
 
-def take_inventory(records: Iterable[ProcessRecord]) -> Inventory:
+def take_census(records: Iterable[ProcessRecord]) -> Census:
     """The numbers of one sweep's records."""
     states: dict[ImageKey, HashState | None] = {}
     unknown: Counter[str] = Counter()
@@ -81,7 +82,7 @@ def take_inventory(records: Iterable[ProcessRecord]) -> Inventory:
         elif not record.is_kernel_thread and record.status is not ProcessStatus.ZOMBIE:
             unknown[_reason(record.hash_state)] += 1
     unhashed = Counter(_reason(state) for state in states.values() if state is not None)
-    return Inventory(
+    return Census(
         processes=totals["processes"],
         kernel_threads=totals["kernel_threads"],
         zombies=totals["zombies"],
@@ -163,12 +164,10 @@ def largest(records: Iterable[ProcessRecord], limit: int) -> list[ProcessRecord]
     )[:limit]
 
 
-def changes(before: Sequence[ProcessRecord], after: Sequence[ProcessRecord]) -> Changes:
-    """Processes that came and went between two sweeps of one boot, by identity and not by pid."""
-    old = {(record.pid, record.start_ticks) for record in before}
-    new = {(record.pid, record.start_ticks) for record in after}
-    started = [record for record in after if (record.pid, record.start_ticks) not in old]
-    return Changes(tuple(sorted(started, key=_start)), len(old - new))
+def changes(before: Inventory, after: Inventory) -> Changes:
+    """Processes that came and went between two sweeps, by identity and not by pid."""
+    started = [record for key, record in after.records.items() if key not in before.records]
+    return Changes(tuple(sorted(started, key=_start)), len(before.records.keys() - after.records.keys()))
 
 
 def _reason(state: HashState) -> str:

@@ -1,0 +1,74 @@
+"""What the collector does for each task type it is asked. One rule: the front's table decides who may ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Final
+
+from common import codec, limits
+from common.errors import TooLarge
+from common.messages import DetectionResult, TaskType
+from procmond.collect.digest import identity_of
+from procmond.collect.executables import Examiner, hash_result, question_of
+from procmond.collect.request import Request
+from procmond.collect.sighting import FileIdentity
+from procmond.collect.sweep import Slicer, Tools, enumerate_processes
+from procmond.collect.tree import monitor_tree
+
+Handler = Callable[[Request, Tools], Awaitable[bytes]]
+"""Sends all frames but the last, and returns the last one's fields."""
+
+
+async def check_hash(request: Request, tools: Tools) -> bytes:
+    """Answer CHECK_PROCESS_HASH or VERIFY_EXECUTABLE.
+
+    Raises: Refused for a path root will not open; TooLarge; InvalidTask, Unsupported from the question.
+    """
+    task = request.task
+    question = question_of(task)
+    quarter = min(request.frame_limit // limits.STREAM_FRAME_DIVISOR, limits.STREAM_FRAME_BYTES)
+    limit = quarter if task.stream else request.frame_limit - limits.MAX_ERROR_MESSAGE_BYTES
+    body, count = b"", 0
+    examiner = Examiner(tools.engine, running_images)
+    async with aclosing(examiner.examine(question, administrator=request.administrator)) as reports:
+        async for report in reports:
+            count += 1
+            request.tally.image(count, report.hash_state)
+            if question.one_target:
+                return codec.encode(
+                    DetectionResult(executables=(report,), hash_result=hash_result(report, question))
+                )
+            piece = codec.encode(DetectionResult(executables=(report,)))
+            if len(body) + len(piece) > limit and body:
+                if not task.stream:
+                    raise TooLarge(
+                        f"{len(question.pids)} reports do not fit one frame of {request.frame_limit} bytes; "
+                        "set stream to take several, or ask for fewer"
+                    )
+                await request.part(body)
+                body = b""
+            body += piece
+    return body
+
+
+async def running_images() -> Sequence[tuple[int, FileIdentity]]:
+    """Every process that has an image to be seen, with that image, by ascending pid."""
+    found: list[tuple[int, FileIdentity]] = []
+    slicer = Slicer()
+    for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
+        await slicer.breathe()
+        try:
+            found.append((int(name), identity_of(os.stat(f"/proc/{name}/exe"))))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # ended, a kernel thread, or withheld: no image to be seen
+    return found
+
+
+TABLE: Final[dict[int, Handler]] = {
+    TaskType.ENUMERATE_PROCESSES: enumerate_processes,
+    TaskType.CHECK_PROCESS_HASH: check_hash,
+    TaskType.VERIFY_EXECUTABLE: check_hash,
+    TaskType.MONITOR_PROCESS_TREE: monitor_tree,
+}

@@ -1,0 +1,324 @@
+"""The Linux collector. One rule: a fact is remembered only as long as the bytes that make it are read again.
+
+Every sweep reads the same few files of every process; what it saves when they say what they said before is
+the parsing, the redaction and the encoding, never the reading. Between two sweeps most processes sleep, and
+all that has changed in their record is the time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from common.limits import MAX_COMMAND_LINE_BYTES
+from common.messages import HashState, ProcessStatus
+from procmond.collect.boot import read_boot_id, read_boot_time
+from procmond.collect.build import (
+    NOT_SHOWN,
+    NS_PER_TICK,
+    Arguments,
+    Builder,
+    Reading,
+    Shown,
+    environment_missing,
+    show_arguments,
+)
+from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
+from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.handles import (
+    DESCRIPTORS_PER_PROCESS,
+    Handle,
+    descriptor_budget,
+    pidfd_info_works,
+    read_file,
+)
+from procmond.collect.images import NO_IMAGE, Image, Images
+from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
+from procmond.collect.records import encode_moment, encode_record, encode_time
+from procmond.collect.sighting import Redact, Sighting, Wanted
+from procmond.collect.text import text
+from procmond.collect.users import Users
+
+_NOTHING: Final = Arguments(b"")
+_REFUSED: Final = Arguments(b"", missing="denied")
+_BLOCKED: Final = Arguments(b"", missing="blocked")
+_MAX_KEPT_BYTES: Final = 4096
+"""Of arguments. Longer ones are read as always, but not kept: it is the processes that choose how long."""
+_COUNT_BYTES: Final = 64 * 1024
+_MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
+"""Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
+
+
+class _Record(NamedTuple):
+    """An encoded record, valid while the reading it was made of stays the same."""
+
+    reading: Reading | None
+    payload: bytes
+
+
+_NO_RECORD: Final = _Record(None, b"")
+
+
+class _Known(msgspec.Struct, gc=False):
+    """What is kept of a process from sweep to sweep."""
+
+    handle: Handle
+    raw_stat: bytes = b""
+    stat: Stat = NO_STAT
+    name: str = ""
+    image: Image = NO_IMAGE
+    pid_namespace: bytes | None = b""
+    """The target of ns/pid: a process is in the pid namespace it was born in (pid_namespaces(7))."""
+    shown: Shown = NOT_SHOWN
+    specified: _Record = _NO_RECORD
+    """With the specification's fields only."""
+    full: _Record = _NO_RECORD
+    holds: bool = False
+    """The handle stays open between sweeps and counts against the budget."""
+
+
+class ProcfsCollector:
+    """Collects from /proc."""
+
+    name = "procfs"
+
+    def __init__(
+        self,
+        redact: Redact | None = None,
+        *,
+        proc: str = "/proc",
+        boot_time: int | None = None,
+        users: Users | None = None,
+        held_descriptors: int | None = None,
+        pidfd: bool | None = None,
+    ) -> None:
+        """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life.
+
+        `held_descriptors` bounds those that stay open between sweeps (default: what RLIMIT_NOFILE allows);
+        `pidfd` says whether to use PIDFD_GET_INFO (default: where the kernel has it).
+        """
+        self._redact = redact
+        self._proc = proc
+        self._proc_path = os.fsencode(proc)
+        self._boot_id = read_boot_id(proc)
+        self._boot_time = read_boot_time() if boot_time is None else boot_time
+        self._users = Users() if users is None else users
+        self._images = Images(proc)
+        self._builder = Builder(self._boot_time, self._users)
+        self._budget = descriptor_budget() if held_descriptors is None else held_descriptors
+        self._pidfd = pidfd_info_works() if pidfd is None else pidfd
+        self._known: dict[int, _Known] = {}
+        self._starts: dict[int, int] = {}
+        self._began_ticks = 0
+        self._milliseconds = -1
+        self._encoded_time = b""
+
+    def boot_id(self) -> str:
+        """The kernel's random id of this boot; empty when /proc does not show it."""
+        return self._boot_id
+
+    def boot_time(self) -> int:
+        """Unix seconds at which this boot began; the same value for the collector's whole life."""
+        return self._boot_time
+
+    def close(self) -> None:
+        """Close what stays open between sweeps."""
+        for pid in list(self._known):
+            self._forget(pid)
+
+    def sweep(self, wanted: Wanted, pids: Sequence[int] | None) -> Iterator[Sighting | None]:
+        """See `Collector.sweep`. Sweeps may overlap: each process is read whole between two yields."""
+        self._images.begin()
+        self._users.refresh()
+        self._starts.clear()
+        self._began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS_PER_TICK
+        listed = [int(name) for name in os.listdir(self._proc) if name.isdigit()] if pids is None else pids
+        if pids is None:
+            for pid in self._known.keys() - set(listed):
+                self._forget(pid)
+        for pid in listed:
+            try:
+                yield self._look(pid, wanted, keep=pids is None)
+            except (FileNotFoundError, ProcessLookupError):
+                if pids is None:
+                    yield None
+            except (PermissionError, MalformedProc):  # hidepid: that it exists is all there is to know
+                yield self._hidden(pid, wanted)
+
+    def _look(self, pid: int, wanted: Wanted, *, keep: bool) -> Sighting:
+        known = self._known.get(pid)
+        if known is not None:
+            try:
+                return self._read(known, wanted)
+            except (FileNotFoundError, ProcessLookupError):  # it ended; by now the number may be another's
+                self._forget(pid)
+            finally:
+                if not known.holds:
+                    known.handle.close()
+        known = _Known(Handle(self._proc_path, pid, pidfd=self._pidfd))
+        try:
+            sighting = self._read(known, wanted)
+            if keep:  # of a few pids nothing is kept: no sweep would notice that they are gone
+                self._keep(known)
+        finally:
+            if not known.holds:
+                known.handle.close()
+        return sighting
+
+    def _keep(self, known: _Known) -> None:
+        self._known[known.handle.pid] = known
+        if self._budget >= DESCRIPTORS_PER_PROCESS:
+            self._budget -= DESCRIPTORS_PER_PROCESS
+            known.holds = True
+
+    def _forget(self, pid: int) -> None:
+        known = self._known.pop(pid)
+        known.handle.close()
+        if known.holds:
+            self._budget += DESCRIPTORS_PER_PROCESS
+            known.holds = False
+
+    def _read(self, known: _Known, wanted: Wanted) -> Sighting:
+        """Read one process, the credentials last: they vouch for the rest (see `handles`)."""
+        handle = known.handle
+        handle.open()
+        raw_stat = read_file(handle.stat)
+        last_image = None
+        if raw_stat == known.raw_stat:  # its count of page faults with it
+            last_image = known.image
+        else:
+            _update_stat(known, raw_stat)
+        stat = known.stat
+        environment = b""
+        if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
+            image, arguments = NO_IMAGE, _NOTHING
+        else:
+            image = self._images.look(handle.pid, handle.executable, last_image)
+            known.image = image
+            arguments = _arguments(handle, stat, wanted)
+            if wanted.environment and wanted.full:
+                environment = self._environment(handle, stat, wanted)
+        details, parent = NO_DETAILS, None
+        if wanted.full:
+            if not known.pid_namespace:
+                known.pid_namespace = read_pid_namespace(handle)
+            details, parent = read_details(handle, known.pid_namespace), self._start_of(stat)
+        credentials = handle.credentials()
+        self._starts[handle.pid] = stat.start_ticks
+        reading = Reading(raw_stat, credentials, image, arguments, details, parent, self._users.version)
+        record = known.full if wanted.full else known.specified
+        if reading != record.reading:
+            record = self._build(known, reading, full=wanted.full)
+        return Sighting(
+            handle.pid,
+            stat.start_ticks,
+            stat.ppid,
+            known.name,
+            image.path,
+            image.identity,
+            image.state,
+            reading.accessible,
+            record.payload + environment + encode_moment(_cpu_usage(stat), self._time()),
+        )
+
+    def _build(self, known: _Known, reading: Reading, *, full: bool) -> _Record:
+        raw = reading.arguments.raw
+        shown = known.shown
+        if shown.raw != raw or shown.path != reading.image.path:
+            shown = show_arguments(raw, reading.image.path, self._redact)
+        known.name = text(known.stat.name)
+        payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
+        record = _Record(reading, payload)
+        kept = len(raw) <= _MAX_KEPT_BYTES
+        known.shown = shown if kept else NOT_SHOWN
+        if full:
+            known.full = record if kept else _NO_RECORD
+        else:
+            known.specified = record if kept else _NO_RECORD
+        return record
+
+    def _environment(self, handle: Handle, stat: Stat, wanted: Wanted) -> bytes:
+        if (handle.pid, stat.start_ticks) in wanted.blocked:
+            return environment_missing("blocked")
+        try:
+            raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
+        except PermissionError:
+            return environment_missing("denied")
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
+        variables = select_environment(parse_environment(raw, ENVIRONMENT_NAMES), self._redact)
+        return encode_record({}, environment=variables)
+
+    def _start_of(self, stat: Stat) -> int | None:
+        """start_ticks of the parent.
+
+        Seen in this sweep is seen now, unless the child began after the sweep: a parent is older than its
+        child, so a younger process that took over the number since cannot be the parent of an older one.
+        """
+        if stat.ppid == 0:
+            return None
+        if stat.start_ticks < self._began_ticks and stat.ppid in self._starts:
+            return self._starts[stat.ppid]
+        try:
+            start_ticks = parse_stat(read_file(b"%s/%d/stat" % (self._proc_path, stat.ppid))).start_ticks
+        except (OSError, MalformedProc):  # it ended since; the child has another parent already
+            return None
+        self._starts[stat.ppid] = start_ticks
+        return start_ticks
+
+    def _time(self) -> bytes:
+        milliseconds = time.time_ns() // 1_000_000
+        if milliseconds != self._milliseconds:
+            self._milliseconds = milliseconds
+            self._encoded_time = encode_time(milliseconds)
+        return self._encoded_time
+
+    def _hidden(self, pid: int, wanted: Wanted) -> Sighting:
+        missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
+        payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
+        return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
+
+
+def _update_stat(known: _Known, raw_stat: bytes) -> None:
+    """Take over a stat that has changed; one of another process ends the acquaintance."""
+    stat = parse_stat(raw_stat)
+    if known.raw_stat and stat.start_ticks != known.stat.start_ticks:
+        raise ProcessLookupError(known.handle.pid)
+    known.stat = stat
+    known.raw_stat = raw_stat
+
+
+def _arguments(handle: Handle, stat: Stat, wanted: Wanted) -> Arguments:
+    if wanted.blocked and (handle.pid, stat.start_ticks) in wanted.blocked:
+        return _BLOCKED
+    try:
+        raw = handle.arguments(MAX_COMMAND_LINE_BYTES + 1)
+    except PermissionError:
+        return _REFUSED
+    if len(raw) <= MAX_COMMAND_LINE_BYTES:
+        return Arguments(raw)
+    return Arguments(raw, length=_length(handle, stat, len(raw)))
+
+
+def _length(handle: Handle, stat: Stat, seen: int) -> int:
+    """The length of all arguments in bytes: the kernel's where it says, else counted."""
+    if stat.argument_bytes >= seen:
+        return stat.argument_bytes
+    while seen < _MAX_COUNTED_BYTES:
+        more = len(handle.arguments(_COUNT_BYTES, seen))
+        if not more:
+            break
+        seen += more
+    return seen
+
+
+def _cpu_usage(stat: Stat) -> float:
+    """Percent of one core over the life of the process."""
+    if not stat.cpu_ticks:
+        return 0.0
+    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - stat.start_ticks * NS_PER_TICK
+    return 100 * stat.cpu_ticks * NS_PER_TICK / age if age > 0 else 0.0

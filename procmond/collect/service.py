@@ -1,0 +1,138 @@
+"""The collector as a process: hears the front's questions and answers them. One rule: it is expendable.
+
+It keeps nothing that outlives it, and ends when its line does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import cast
+
+from common import codec
+from common.errors import TaskError
+from common.logs import get_logger
+from common.messages import CollectionSummary
+from procmond import link
+from procmond.collect import handlers
+from procmond.collect.choice import choose
+from procmond.collect.digest import supported_algorithms
+from procmond.collect.hashing import HashEngine
+from procmond.collect.request import Request
+from procmond.collect.settings import CollectorSettings
+from procmond.collect.sweep import Tools
+from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
+
+_log = get_logger("procmond.collect")
+
+
+class _Line(asyncio.Protocol):
+    """The line to the front; dull on purpose."""
+
+    def __init__(self, service: CollectorService, max_body: int) -> None:
+        self._service = service
+        self._decoder = LinkDecoder(max_body)
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._decoder.feed(data):
+            self._service.hear(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._service.stop.set()
+
+    def write(self, kind: Kind, request: int, body: bytes) -> None:
+        """One message to the front; nothing when it is gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(link.encode(kind, request, body))
+
+
+class CollectorService:
+    """The questions under way, and what they are answered with."""
+
+    def __init__(self, settings: CollectorSettings) -> None:
+        collector, limitations = choose(settings)
+        self._hello = Hello(
+            collector=collector.name,
+            boot_id=collector.boot_id(),
+            boot_time=collector.boot_time(),
+            digests=supported_algorithms(),
+            limitations=limitations,
+        )
+        self._engine = HashEngine(
+            workers=settings.hash_workers,
+            max_file_bytes=settings.hash_max_file_bytes,
+            file_deadline_s=settings.hash_file_deadline_s,
+            cache_entries=settings.hash_cache_entries,
+        )
+        self._tools = Tools(collector, self._engine, settings.hash_budget_s)
+        # Made before the transport: uvloop may deliver bytes before create_connection returns.
+        self._line = _Line(self, settings.max_frame_size)
+        self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
+        self.stop = asyncio.Event()
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Answer until the line ends."""
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await loop.create_connection(lambda: self._line, sock=sock)
+            self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
+            await self.stop.wait()
+            for _, running in self._open.values():
+                running.cancel()
+        await self._engine.close()
+
+    def hear(self, message: LinkMessage) -> None:
+        """The line's: the front said something."""
+        if message.kind is Kind.ASK:
+            self._ask(message)
+            return
+        entry = self._open.get(message.request)
+        if entry is None:
+            return  # it ended while this was on its way
+        request, running = entry
+        if message.kind is Kind.CREDIT:
+            request.grant()
+        elif message.kind is Kind.CANCEL:
+            running.cancel()
+
+    def _ask(self, message: LinkMessage) -> None:
+        question = link.decode_question(message.body)
+        request = Request(
+            message.request,
+            codec.decode_task(question.task),
+            administrator=question.administrator,
+            frame_limit=question.frame_limit,
+            write=self._line.write,
+        )
+        running = self._group.create_task(self._answer(request), name=f"request-{request.number}")
+        self._open[request.number] = (request, running)
+        running.add_done_callback(lambda _: self._open.pop(request.number))
+
+    async def _answer(self, request: Request) -> None:
+        began = time.monotonic_ns()
+
+        def summary() -> CollectionSummary:
+            return request.tally.summary(
+                duration_us=(time.monotonic_ns() - began) // 1000, boot_time=self._hello.boot_time
+            )
+
+        try:
+            body = await handlers.TABLE[request.task.task_type](request, self._tools)
+            await request.last(body, summary())
+        except TaskError as error:
+            _log.info("request_refused", task_id=request.task.task_id, error=str(error))
+            request.refuse(error, summary())
+        except asyncio.CancelledError:
+            request.stopped(summary())
+
+
+async def serve(line: socket.socket, settings: CollectorSettings) -> None:
+    """Be the collector until the line ends."""
+    await CollectorService(settings).serve(line)

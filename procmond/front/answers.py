@@ -1,0 +1,115 @@
+"""What the front says itself. One rule: every answer ends with a summary, even a refusal.
+
+Fields are added to the collector's bytes by appending: concatenated protobuf messages merge, and the last
+value of a field that is not repeated wins.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Final
+
+from common import codec, limits
+from common.errors import TaskError
+from common.messages import (
+    AdvancedCapabilities,
+    CapabilityResponse,
+    CollectionCapabilities,
+    CollectionSummary,
+    DetectionResult,
+    DetectionTask,
+    ErrorCode,
+    EventSource,
+    Loss,
+    MonitoringDomain,
+    Permission,
+    TaskType,
+)
+from procmond.front import dispatch
+from procmond.front.admission import Admission
+from procmond.front.relay import Relay
+
+OWN_FIELDS_BYTES: Final = 256
+"""Room left in a frame for task_id (3 + 128), sequence (7), more (3) and nothing else."""
+
+VERSION: Final = metadata.version("daemoneye")
+
+
+def complete(body: bytes, task_id: str, sequence: int, *, more: bool) -> bytes:
+    """The collector's frame with what only the front knows."""
+    return body + codec.encode_envelope(task_id, sequence, more=more)
+
+
+def override(error: TaskError, summary: CollectionSummary | None = None) -> bytes:
+    """What turns an answer's last frame into one that ended for `error`."""
+    return codec.encode_result(
+        DetectionResult(error_code=ErrorCode(error.code), error_message=_sentence(error), summary=summary)
+    )
+
+
+def failure(task_id: str, error: TaskError) -> DetectionResult:
+    """A refusal."""
+    return DetectionResult(
+        task_id=task_id,
+        error_code=ErrorCode(error.code),
+        error_message=_sentence(error),
+        summary=CollectionSummary(),
+    )
+
+
+def nothing(task: DetectionTask) -> DetectionResult:
+    """Success, and nothing to say: a cancellation, or the reference's old negotiation."""
+    return DetectionResult(task_id=task.task_id, success=True, summary=CollectionSummary())
+
+
+def is_legacy_negotiation(task: DetectionTask) -> bool:
+    """Whether this is how clients of the reference ask for capabilities (DESIGN 2.3)."""
+    return (
+        task.task_type == TaskType.ENUMERATE_PROCESSES
+        and task.metadata == limits.LEGACY_NEGOTIATION_MARKER
+        and task.process_filter is None
+        and task.options is None
+    )
+
+
+def capabilities(
+    task: DetectionTask, relay: Relay, admission: Admission, permission: Permission
+) -> DetectionResult:
+    """What this server can do for this peer, and in the summary what it refused and lost since it started."""
+    hello = relay.hello
+    settings = admission.settings
+    response = CapabilityResponse(
+        negotiation_success=True,
+        capabilities=CollectionCapabilities(
+            supported_domains=(MonitoringDomain.PROCESS,),
+            advanced=AdvancedCapabilities(system_wide=True),
+        ),
+        server_version=VERSION,
+        protocol_version=limits.PROTOCOL_VERSION,
+        task_types=dispatch.answered(),
+        digests=hello.digests if hello else (),
+        event_source=EventSource.UNSPECIFIED,
+        event_source_reason="this version has no live events",
+        max_frame_size=settings.max_frame_size,
+        max_tasks_in_flight=settings.max_tasks_per_connection,
+        retained_capabilities=hello.retained_capabilities if hello else (),
+        confined=hello.confined if hello else False,
+        collector=hello.collector if hello else "",
+        permission=permission,
+        limitations=hello.limitations if hello else ("no collector is running at the moment",),
+    )
+    losses = admission.refusals + relay.losses
+    return DetectionResult(
+        task_id=task.task_id,
+        success=True,
+        capability_response=response,
+        boot_id=hello.boot_id if hello else "",
+        summary=CollectionSummary(
+            losses=tuple(Loss(reason=reason, count=count) for reason, count in sorted(losses.items())),
+            boot_time=hello.boot_time if hello else 0,
+        ),
+    )
+
+
+def _sentence(error: TaskError) -> str:
+    return str(error)[: limits.MAX_ERROR_MESSAGE_BYTES]

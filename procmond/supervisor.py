@@ -1,0 +1,290 @@
+"""Starts front and collector, replaces them, talks to the service manager. One rule: it does nothing else.
+
+It is one thread that sleeps in poll and forks; there is no event loop here, because a fork must not copy a
+running one. The children start from this process as it is, with everything imported, so replacing one needs
+no file and no exec. Each ends when its line to us or to the other ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from common.errors import MessageError
+from common.logs import get_logger
+from common.service import notify
+from procmond import control
+from procmond.collect.settings import CollectorSettings
+from procmond.front.settings import FrontSettings
+
+GRACE_S: Final = 4.5
+"""Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
+_KILL_WAIT_S: Final = 0.3
+"""Seconds a killed child has to be gone; one that hangs in the kernel is abandoned."""
+_STABLE_S: Final = 10.0
+"""A child that lived as long as this counts as sound when it ends: it is replaced at once."""
+_RETRY_BASE_S: Final = 0.05
+_RETRY_CAP_S: Final = 0.8
+"""Replacing a child that keeps dying is put off up to this: below the second in which one is promised."""
+_MAX_FAILED_STARTS: Final = 5
+"""Children that end early in a row before anything was served, or fronts at any time: then the start, or
+the service, has failed and the service manager decides."""
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_log = get_logger("procmond.supervisor")
+
+
+class Child(NamedTuple):
+    """A process we started."""
+
+    name: str
+    pid: int
+    descriptor: int
+    """Its pidfd: readable when it has ended (pidfd_open(2))."""
+    began: float
+
+
+class Bodies(NamedTuple):
+    """What the children do; each is called in a forked process and ends it by returning."""
+
+    front: Callable[[socket.socket, socket.socket, FrontSettings], None]
+    """Listening socket, line to the supervisor, settings."""
+    collector: Callable[[socket.socket, CollectorSettings], None]
+    """Line to the front, settings."""
+
+
+class Supervisor:
+    """The two children and what must outlive them."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        front: FrontSettings,
+        collector: CollectorSettings,
+        bodies: Bodies,
+        reload: Callable[[], FrontSettings | None],
+    ) -> None:
+        """`reload` reads the configuration again for SIGHUP; None when it is no good, which it logged."""
+        self._listener = listener
+        self._front_settings = front
+        self._collector_settings = collector
+        self._bodies = bodies
+        self._reload = reload
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[str, Child] = {}
+        self._control: socket.socket | None = None
+        self._failures = {"front": 0, "collector": 0}
+        self._due: dict[str, float] = {}
+        self._served = False
+        self._stop_at: float | None = None
+        self._status = 0
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
+        receiver, sender = socket.socketpair(type=socket.SOCK_DGRAM)
+        for end in (receiver, sender):
+            end.setblocking(False)
+        previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self._wakeup = (receiver, sender)
+        self._selector.register(receiver, selectors.EVENT_READ, lambda: self._signalled(receiver))
+        try:
+            self._start("front")
+            self._start("collector")
+            while self._children or self._due:
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(previous)
+            self._selector.close()
+            receiver.close()
+            sender.close()
+        return self._status
+
+    # --------------------------------------------------------------------------------------------- loop
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._timeout()):
+            key.data()
+        now = time.monotonic()
+        for name in [name for name, due in self._due.items() if due <= now]:
+            del self._due[name]
+            self._start(name)
+        if self._stop_at is not None and now >= self._stop_at:
+            self._kill_all()
+
+    def _timeout(self) -> float | None:
+        moments = [*self._due.values()]
+        if self._stop_at is not None:
+            moments.append(self._stop_at)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _signalled(self, receiver: socket.socket) -> None:
+        for number in receiver.recv(64):
+            if number == signal.SIGHUP:
+                self._configure()
+            else:
+                self._stop(f"signal {signal.Signals(number).name}")
+
+    def _configure(self) -> None:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        settings = self._reload()
+        if settings is not None:
+            self._front_settings = settings
+            self._tell(control.Configure(settings))
+        notify("READY=1")
+
+    def _stop(self, reason: str) -> None:
+        if self._stop_at is not None:
+            return
+        _log.info("procmond_stopping", reason=reason)
+        notify("STOPPING=1")
+        self._stop_at = time.monotonic() + GRACE_S
+        self._due.clear()
+        if "front" in self._children:
+            self._tell(control.ShutDown())  # the collector ends when the front's end of its line is gone
+        else:
+            self._kill_all()
+
+    # ----------------------------------------------------------------------------------------- children
+
+    def _start(self, name: str) -> None:
+        if name == "front":
+            self._start_front()
+        else:
+            self._start_collector()
+
+    def _start_front(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+
+        def body() -> None:
+            ours.close()
+            self._bodies.front(self._listener, theirs, self._front_settings)
+
+        self._fork("front", body)
+        theirs.close()
+        self._control = ours
+        self._selector.register(ours, selectors.EVENT_READ, self._hear)
+
+    def _start_collector(self) -> None:
+        theirs, front = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+        def body() -> None:
+            front.close()
+            self._listener.close()
+            if self._control is not None:
+                self._control.close()
+            self._bodies.collector(theirs, self._collector_settings)
+
+        self._fork("collector", body)
+        theirs.close()
+        self._tell(control.NewCollector(), front.fileno())
+        front.close()
+
+    def _fork(self, name: str, body: Callable[[], None]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(name, body)
+        descriptor = os.pidfd_open(pid)
+        child = self._children[name] = Child(name, pid, descriptor, time.monotonic())
+        self._selector.register(descriptor, selectors.EVENT_READ, lambda: self._ended(child))
+        _log.info("child_started", child=name, pid=pid)
+
+    def _be_child(self, name: str, body: Callable[[], None]) -> None:
+        """In the child: never returns, whatever happens."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                # A terminal or a service manager signals all of us; only the supervisor decides what ends.
+                signal.signal(number, signal.SIG_IGN)
+            for child in self._children.values():
+                os.close(child.descriptor)
+            for end in self._wakeup:
+                end.close()
+            self._selector.close()
+            body()
+            status = 0
+        except Exception as error:  # noqa: BLE001 - the last frame of a process: said, then ended with status 1
+            _log.error("child_failed", child=name, exc_info=error)
+        finally:
+            os._exit(status)
+
+    def _ended(self, child: Child) -> None:
+        self._selector.unregister(child.descriptor)
+        os.close(child.descriptor)
+        _, status = os.waitpid(child.pid, 0)
+        del self._children[child.name]
+        if child.name == "front":
+            self._drop_control()
+        if self._stop_at is not None:
+            return
+        now = time.monotonic()
+        early = now - child.began < _STABLE_S
+        failures = self._failures[child.name] = self._failures[child.name] + 1 if early else 0
+        _log.error("child_ended", child=child.name, pid=child.pid, status=os.waitstatus_to_exitcode(status))
+        if failures >= _MAX_FAILED_STARTS and (child.name == "front" or not self._served):
+            self._status = 1
+            self._stop(f"the {child.name} cannot be kept running")
+            return
+        self._due[child.name] = now + (min(_RETRY_BASE_S * 2 ** (failures - 1), _RETRY_CAP_S) if early else 0)
+
+    def _kill_all(self) -> None:
+        for child in tuple(self._children.values()):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+            gone, _, _ = select.select([child.descriptor], [], [], _KILL_WAIT_S)
+            if not gone:
+                _log.error("child_abandoned", child=child.name, pid=child.pid)
+                self._selector.unregister(child.descriptor)
+                del self._children[child.name]
+            else:
+                self._ended(child)
+
+    # -------------------------------------------------------------------------------------------- front
+
+    def _tell(self, message: control.ControlMessage, descriptor: int | None = None) -> None:
+        if self._control is None:
+            return
+        try:
+            control.send(self._control, message, descriptor)
+        except OSError as error:  # it is ending; what follows is decided when it has
+            _log.warning("front_not_told", message=type(message).__name__, error=str(error))
+
+    def _hear(self) -> None:
+        if self._control is None:
+            return
+        try:
+            message, _ = control.receive(self._control)
+        except BlockingIOError:
+            return
+        except (control.Closed, ConnectionResetError):
+            self._drop_control()
+            return
+        except MessageError as error:
+            _log.error("front_not_understood", error=str(error))
+            return
+        if isinstance(message, control.Ready) and not self._served:
+            self._served = True
+            _log.info("procmond_ready")
+            notify("READY=1")
+        elif isinstance(message, control.Report):
+            notify(
+                f"STATUS={message.connections} clients, {message.tasks} tasks in flight, "
+                f"{message.answered} answered, {message.refused} refused"
+            )
+
+    def _drop_control(self) -> None:
+        if self._control is not None:
+            self._selector.unregister(self._control)
+            self._control.close()
+            self._control = None

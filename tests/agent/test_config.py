@@ -1,0 +1,74 @@
+"""agent.config: the defaults the documentation promises."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from agent.config import AgentConfig, ClientSettings, load, parse_arguments, resolve_server_uid
+from common.conffile import render_toml
+from common.config import File, keys_of, resolve
+from common.errors import ConfigError
+
+
+def test_the_defaults_are_those_the_design_promises() -> None:
+    assert AgentConfig() == AgentConfig(
+        socket="/run/daemoneye/procmond.sock",
+        server_user="root",
+        state_dir="/var/lib/daemoneye",
+        scan_interval=30.0,
+        log_level="info",
+        client=ClientSettings(
+            connect_timeout=5.0,
+            call_deadline=30.0,
+            backoff_base=0.1,
+            backoff_cap=5.0,
+            breaker_threshold=5,
+            breaker_cool_down=5.0,
+        ),
+    )
+
+
+def test_every_default_satisfies_its_own_setting_and_is_explained() -> None:
+    text = re.sub(r"^#(?=\w+ = )", "", render_toml(AgentConfig), flags=re.MULTILINE)
+    result = resolve(AgentConfig, prefix="DAEMONEYE_AGENT_", file=File("generated", text))
+    assert result.value == AgentConfig()
+    assert not any(result.is_default(key) for key in result.origins)
+    for key in keys_of(AgentConfig):
+        assert key.setting.meaning
+        assert key.setting.why
+
+
+def test_flags_and_environment_reach_their_keys() -> None:
+    arguments = parse_arguments(["--socket", "/tmp/s", "--state-dir", "/tmp/d", "--log-level", "warning"])
+    environment = {"DAEMONEYE_AGENT_SCAN_INTERVAL": "1", "DAEMONEYE_AGENT_CLIENT__BACKOFF_CAP": "0.5"}
+    assert load(arguments, environment).value == AgentConfig(
+        socket="/tmp/s",
+        state_dir="/tmp/d",
+        log_level="warning",
+        scan_interval=1.0,
+        client=ClientSettings(backoff_cap=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("DAEMONEYE_AGENT_SCAN_INTERVAL", "0.5"),
+        ("DAEMONEYE_AGENT_STATE_DIR", "state"),
+        ("DAEMONEYE_AGENT_SERVER_USER", "-1:0"),
+        ("DAEMONEYE_AGENT_CLIENT__BREAKER_THRESHOLD", "0"),
+        ("DAEMONEYE_AGENT_RULES_DIR", "/r"),
+    ],
+)
+def test_what_is_out_of_range_or_unknown_is_refused(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        load(parse_arguments([]), {variable: text})
+
+
+def test_the_server_is_known_by_its_uid() -> None:
+    assert resolve_server_uid(load(parse_arguments([]), {})) == 0
+    assert resolve_server_uid(load(parse_arguments([]), {"DAEMONEYE_AGENT_SERVER_USER": "4711"})) == 4711
+    with pytest.raises(ConfigError, match=r"^DAEMONEYE_AGENT_SERVER_USER: expected an existing user"):
+        resolve_server_uid(load(parse_arguments([]), {"DAEMONEYE_AGENT_SERVER_USER": "no-such-user-here"}))

@@ -1,0 +1,290 @@
+"""Processes that make collectors err. One rule: every way of collecting is held to the same answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.messages import HashState
+from common.pb import ipc_pb2 as pb
+from procmond.collect.procfs import ProcfsCollector
+from procmond.collect.sighting import Collector, Wanted
+from tests.procmond.collect.made import look, made, record_of, seen
+from tests.support.images import SLEEP, copy_of_sleep, running
+from tests.support.privilege import needs_root
+
+SPECIFIED = Wanted()
+FULL = Wanted(full=True)
+
+
+def test_a_plain_process_is_told_in_full(collector: Collector, tmp_path: Path) -> None:
+    program = copy_of_sleep(tmp_path)
+    with running(program) as pid:
+        sighting = seen(collector, pid)
+        record = record_of(sighting)
+    assert (record.pid, record.ppid, record.name) == (pid, os.getpid(), "sleeper")
+    assert record.executable_path == sighting.executable_path == str(program)
+    assert list(record.command_line) == [str(program), "300"]
+    assert record.user_id == str(os.getuid())
+    assert record.accessible
+    assert record.file_exists
+    assert not record.on_disk_mismatch
+    assert not record.memory_backed
+    assert record.provenance == pb.PROVENANCE_PROC
+    status = program.stat()
+    assert sighting.image == (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    assert (record.executable_device, record.executable_inode) == (status.st_dev, status.st_ino)
+    assert record.parent_start_ticks == seen(collector, os.getpid()).start_ticks
+
+
+def test_without_options_only_the_specifications_fields_are_sent(collector: Collector) -> None:
+    for sighting in collector.sweep(SPECIFIED, None):
+        if sighting is not None:
+            assert {f.number for f, _ in record_of(sighting).ListFields()} <= set(range(1, 18))
+
+
+@needs_root
+def test_the_user_is_the_real_one(collector: Collector) -> None:
+    with made("os.setresgid(4, 5, 6); os.setresuid(1, 2, 3); ready()") as process:
+        record = look(collector, process.pid)
+    assert record.user_id == "1"
+    assert (record.real_uid, record.effective_uid) == (1, 2)
+    assert (record.real_gid, record.effective_gid) == (4, 5)
+    assert record.user_name == "daemon"
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "replaced by a link"])
+def test_an_executable_that_left_its_name_is_a_mismatch(
+    collector: Collector, tmp_path: Path, how: str
+) -> None:
+    program = copy_of_sleep(tmp_path)
+    with running(program) as pid:
+        program.unlink()
+        if how == "replaced":
+            shutil.copy(SLEEP, program)
+        elif how == "replaced by a link":
+            program.symlink_to(SLEEP)
+        record = look(collector, pid)
+    assert record.executable_path == str(program)
+    assert record.on_disk_mismatch
+    assert record.file_exists is (how != "deleted")
+
+
+def test_an_executable_moved_while_it_runs_is_found_under_its_new_name(
+    collector: Collector, tmp_path: Path
+) -> None:
+    program = copy_of_sleep(tmp_path)
+    with running(program) as pid:
+        assert look(collector, pid).executable_path == str(program)
+        (tmp_path / "later").mkdir()
+        program.rename(tmp_path / "later" / "sleeper")
+        record = look(collector, pid)
+    assert record.executable_path == str(tmp_path / "later" / "sleeper")
+    assert not record.on_disk_mismatch
+
+
+def test_a_directory_moved_above_an_executable_is_seen(collector: Collector, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    program = copy_of_sleep(tmp_path / "a")
+    with running(program) as pid:
+        look(collector, pid)
+        (tmp_path / "a").rename(tmp_path / "b")
+        assert look(collector, pid).executable_path == str(tmp_path / "b" / "sleeper")
+
+
+def test_a_file_really_called_deleted_is_itself(collector: Collector, tmp_path: Path) -> None:
+    program = copy_of_sleep(tmp_path, "sleeper (deleted)")
+    with running(program) as pid:
+        record = look(collector, pid)
+        assert (record.executable_path, record.on_disk_mismatch) == (str(program), False)
+        program.unlink()
+        record = look(collector, pid)
+        assert (record.executable_path, record.on_disk_mismatch) == (str(program), True)
+
+
+def test_a_memfd_is_memory_backed(collector: Collector) -> None:
+    descriptor = os.memfd_create("hidden")
+    os.write(descriptor, SLEEP.read_bytes())
+    with subprocess.Popen(
+        ["innocent", "300"], executable=f"/proc/self/fd/{descriptor}", pass_fds=[descriptor]
+    ) as process:
+        os.close(descriptor)
+        record = look(collector, process.pid)
+        process.kill()
+    assert record.memory_backed
+    assert record.on_disk_mismatch
+    assert not record.file_exists
+    assert record.executable_path == "/memfd:hidden"
+    assert list(record.command_line) == ["innocent", "300"]
+
+
+def test_a_file_without_a_name_is_memory_backed(collector: Collector, tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR, 0o700)
+    os.write(descriptor, SLEEP.read_bytes())
+    readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
+    os.close(descriptor)  # a file open for writing cannot be executed
+    with subprocess.Popen(
+        ["innocent", "300"], executable=f"/proc/self/fd/{readable}", pass_fds=[readable]
+    ) as process:
+        os.close(readable)
+        record = look(collector, process.pid)
+        process.kill()
+    assert record.memory_backed
+    assert record.on_disk_mismatch
+
+
+@pytest.mark.parametrize("name", [b") R 1 (", b"a\nUid:\t0", b"\xff\xfe)", b"", b"fifteen bytes ok"])
+def test_a_name_may_hold_anything(collector: Collector, name: bytes) -> None:
+    with made(f"must(libc.prctl(15, {name!r}, 0, 0, 0)); ready()") as process:
+        record = look(collector, process.pid)
+        assert record.name == name[:15].decode("utf-8", "backslashreplace")
+        assert record.ppid == os.getpid()
+        assert record.user_id == str(os.getuid())
+
+
+def test_arguments_are_told_as_they_were_passed(procfs: ProcfsCollector) -> None:
+    with made("ready()", "", "two words", "line\nbreak", "\x1b[31m", "\udcff") as process:
+        record = look(procfs, process.pid)
+    assert list(record.command_line)[5:] == ["", "two words", "line\nbreak", "\x1b[31m", "\\xff"]
+
+
+def test_no_arguments_at_all_are_none(procfs: ProcfsCollector) -> None:
+    # The kernel puts an empty argv[0] in since 5.18, and what stands there before it is nothing.
+    with made(
+        """
+        program = ctypes.c_char_p(b"/bin/cat")
+        os.write(1, b"r")
+        libc.execve(program, (ctypes.c_char_p * 1)(None), (ctypes.c_char_p * 1)(None))
+        """
+    ) as process:
+        while os.readlink(f"/proc/{process.pid}/exe") != os.path.realpath("/bin/cat"):
+            pass
+        assert list(look(procfs, process.pid).command_line) in ([], [""])
+
+
+def test_two_mebibytes_of_arguments_are_cut_and_their_length_told(collector: Collector) -> None:
+    big = 16 * 128 * 1024
+    with made(
+        """
+        import resource
+        resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+        os.write(1, b"r")
+        os.execv("/bin/cat", ["cat", "-", *["x" * (128 * 1024 - 1)] * 16])
+        """
+    ) as process:
+        while os.readlink(f"/proc/{process.pid}/exe") != os.path.realpath("/bin/cat"):
+            pass
+        record = look(collector, process.pid)
+    assert len("\0".join(record.command_line)) == 32 * 1024
+    assert record.command_line_length == len("cat\0-\0") + big
+    assert [(e.field, e.reason) for e in record.exceptions if e.field == 5] == [(5, "cut")]
+    assert record.accessible
+
+
+def test_a_zombie_has_a_record_without_an_image(collector: Collector) -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        sighting = seen(collector, process.pid)
+    record = record_of(sighting)
+    assert record.status == pb.PROCESS_STATUS_ZOMBIE
+    assert (sighting.image, sighting.image_state) == (None, HashState.NO_EXECUTABLE)
+    assert (record.name, record.ppid, record.accessible) == ("true", os.getpid(), True)
+    assert not record.HasField("executable_path")
+
+
+def test_a_kernel_thread_has_a_record_without_an_image(collector: Collector) -> None:
+    if not Path("/proc/2/comm").exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
+        pytest.skip("kthreadd is not visible in this pid namespace")
+    sighting = seen(collector, 2)
+    record = record_of(sighting)
+    assert record.is_kernel_thread
+    assert (record.name, record.ppid, record.accessible) == ("kthreadd", 0, True)
+    assert sighting.image_state == HashState.NO_EXECUTABLE
+    assert not record.on_disk_mismatch
+    assert not record.HasField("parent_start_ticks")
+
+
+@needs_root
+def test_what_the_kernel_refuses_is_named() -> None:
+    # An ordinary user asks about a process of root's.
+    code = """
+    import sys
+    sys.path[:0] = sys.argv[2].split(":")
+    from procmond.collect.processes import PsutilCollector
+    from procmond.collect.procfs import ProcfsCollector
+    from procmond.collect.sighting import Wanted
+    collectors = PsutilCollector(), ProcfsCollector(), ProcfsCollector(pidfd=False)
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    for collector in collectors:
+        for sighting in collector.sweep(Wanted(full=True), [int(sys.argv[1])]):
+            os.write(1, len(sighting.payload).to_bytes(4, "little") + sighting.payload)
+    """
+    whole = "import os\n" + textwrap.dedent(code)
+    path = ":".join(p for p in sys.path if p)
+    with running(SLEEP) as pid:
+        out = subprocess.run(
+            [sys.executable, "-I", "-c", whole, str(pid), path], stdout=subprocess.PIPE, check=True
+        ).stdout
+    count = 0
+    while out:
+        length = int.from_bytes(out[:4], "little")
+        record = pb.ProcessRecord.FromString(out[4 : 4 + length])
+        out = out[4 + length :]
+        count += 1
+        assert not record.accessible
+        assert not record.HasField("executable_path")
+        assert list(record.command_line) == [str(SLEEP), "300"]
+        assert {(e.field, e.reason) for e in record.exceptions if e.reason == "denied"} >= {
+            (4, "denied"),
+            (113, "denied"),
+        }
+    assert count == 3
+
+
+def test_a_process_gone_between_listing_and_reading_is_none(collector: Collector) -> None:
+    with running(SLEEP) as pid:
+        sweep = collector.sweep(FULL, None)
+        first = next(sweep)
+        assert first is None or first.pid < pid
+        psutil.Process(pid).kill()
+        os.waitpid(pid, 0)
+        rest = list(sweep)
+    assert None in rest
+    assert pid not in {s.pid for s in rest if s}
+
+
+def test_asked_by_pid_only_thread_group_leaders_answer(collector: Collector) -> None:
+    code = """
+    import threading
+    threading.Thread(target=ready).start()
+    """
+    with made(code) as process:
+        (other,) = {int(t) for t in os.listdir(f"/proc/{process.pid}/task")} - {process.pid}
+        asked = [process.pid, other, 2**22 - 1]
+        found = list(collector.sweep(FULL, asked))
+        process.process.kill()
+    assert [s.pid for s in found if s] == [process.pid]
+    assert None not in found
+
+
+def test_allow_listed_variables_are_told_on_request_only(collector: Collector) -> None:
+    environment = {"LD_PRELOAD": "/x.so", "SECRET": "y", "PATH": "/bin"}
+    with subprocess.Popen([SLEEP, "300"], env=environment, stderr=subprocess.DEVNULL) as process:
+        told = look(collector, process.pid, Wanted(full=True, environment=True))
+        untold = look(collector, process.pid)
+        process.kill()
+    assert {v.name: v.value for v in told.environment} == {"LD_PRELOAD": "/x.so", "PATH": "/bin"}
+    assert not untold.environment

@@ -1,0 +1,22 @@
+"""One procmond for the tests that only ask; tests that break something start their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemons import Client, Procmond
+
+
+@pytest.fixture(scope="package")
+def procmond() -> Iterator[Procmond]:
+    with Procmond("--allow-user", "root", str(os.getuid())) as running:
+        yield running
+
+
+@pytest.fixture
+def client(procmond: Procmond) -> Iterator[Client]:
+    with procmond.connect() as connected:
+        yield connected
