@@ -144,21 +144,13 @@ class _Imaged(KernelEvent, frozen=True, gc=False):
         return self.ctime_s * 1_000_000_000 + self.ctime_rest
 
 
-class ExecEvent(_Imaged, frozen=True, gc=False):
-    """A process runs another image, under the pid of its main thread whichever thread called execve."""
+class _Named:
+    """Names that the kernel writes from the leaf upwards, as they are usually written."""
 
-    argument_length: int
-    """Bytes of all arguments, their NULs included, before any cut at ARGUMENT_BYTES."""
-    invoked_path: bytes
-    """What was passed to execve: for a script the script; `/dev/fd/N` or `/dev/fd/N/PATH` for fexecve."""
-    interpreter: bytes
-    """With INTERPRETED, the interpreter as the script names it."""
+    __slots__ = ()
     upward_path: bytes
-    """See `path`."""
     upward_cwd: bytes
     upward_cgroup: bytes
-    arguments: bytes
-    """argv, each element ended by NUL; the last may be cut."""
 
     @property
     def path(self) -> bytes:
@@ -174,6 +166,23 @@ class ExecEvent(_Imaged, frozen=True, gc=False):
     def cgroup(self) -> bytes:
         """The cgroup that says most; see telling_cgroup in names.bpf.h."""
         return forward(self.upward_cgroup)
+
+
+class ExecEvent(_Named, _Imaged, frozen=True, gc=False):
+    """A process runs another image, under the pid of its main thread whichever thread called execve."""
+
+    argument_length: int
+    """Bytes of all arguments, their NULs included, before any cut at ARGUMENT_BYTES."""
+    invoked_path: bytes
+    """What was passed to execve: for a script the script; `/dev/fd/N` or `/dev/fd/N/PATH` for fexecve."""
+    interpreter: bytes
+    """With INTERPRETED, the interpreter as the script names it."""
+    upward_path: bytes
+    """See `path`."""
+    upward_cwd: bytes
+    upward_cgroup: bytes
+    arguments: bytes
+    """argv, each element ended by NUL; the last may be cut."""
 
 
 class ExitEvent(KernelEvent, frozen=True, gc=False):
@@ -193,7 +202,7 @@ class CredentialsEvent(KernelEvent, frozen=True, gc=False):
     former_effective_gid: int
 
 
-class TaskFacts(_Imaged, frozen=True, gc=False):
+class TaskFacts(_Named, _Imaged, frozen=True, gc=False):
     """One process as the task iterator found it at `boot_ns`."""
 
     cpu_ns: int
@@ -208,10 +217,6 @@ class TaskFacts(_Imaged, frozen=True, gc=False):
     upward_path: bytes
     upward_cwd: bytes
     upward_cgroup: bytes
-
-    path = ExecEvent.path
-    cwd = ExecEvent.cwd
-    cgroup = ExecEvent.cgroup
 
     @property
     def status(self) -> ProcessStatus:

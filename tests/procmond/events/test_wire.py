@@ -125,7 +125,7 @@ def task_record() -> bytes:
     return record(TASK, form, b"sh/bin/usr/" + b"cg1/")
 
 
-FIXED = {
+FIXED: dict[type[KernelEvent], bytes] = {
     ForkEvent: record(FORK, Fork(Header(), IDENTITY, 10_000_000, 55)),
     ExitEvent: record(EXIT, Exit(Header(), IDENTITY, 123, 0x0700)),
     CredentialsEvent: record(CREDENTIALS, Credentials(Header(), IDENTITY, (c_uint32 * 4)(1, 2, 3, 4))),
@@ -247,7 +247,7 @@ def test_an_unknown_kind_is_refused(kind: int) -> None:
 
 def test_lengths_that_do_not_add_up_are_refused() -> None:
     data = bytearray(exec_record())
-    for offset in range(Exec.argument_length.offset + 4, Exec.unused.offset):  # type: ignore[attr-defined]  # ctypes makes it
+    for offset in range(Exec.argument_length.offset + 4, Exec.unused.offset):
         broken = bytes(data[:offset]) + bytes([data[offset] ^ 1]) + bytes(data[offset + 1 :])
         with pytest.raises(MalformedRecord):
             parse(broken)
