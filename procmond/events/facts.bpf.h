@@ -64,6 +64,8 @@ static __always_inline u32 pid_namespace_of(struct pid *pid)
 
 	if (!pid)
 		return 0;
+	if (pid->level == 0)
+		return pid->numbers[0].ns->ns.inum;
 	number = number_at(forget_type(pid), pid->level);
 	return BPF_CORE_READ(number, ns, ns.inum);
 }
@@ -90,7 +92,7 @@ static __always_inline void read_identity(struct identity *to, struct task_struc
 
 	to->start_ns = start_of(leader);
 	to->exec_id = leader->self_exec_id;
-	to->cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id);
+	to->cgroup_id = leader->cgroups->dfl_cgrp->kn->id;
 	to->pid = pid;
 	to->ppid = 0;
 	to->parent_start_ns = 0;
@@ -103,7 +105,7 @@ static __always_inline void read_identity(struct identity *to, struct task_struc
 	to->login_uid = bpf_core_field_exists(leader->loginuid) ? leader->loginuid.val : ~0U;
 	to->session = pid_here(signal->pids[SESSION]);
 	to->pid_namespace = pid_namespace_of(leader->thread_pid);
-	to->mount_namespace = namespaces ? BPF_CORE_READ(namespaces, mnt_ns, ns.inum) : 0;
+	to->mount_namespace = namespaces ? namespaces->mnt_ns->ns.inum : 0;
 	to->flags = leader->flags & KERNEL_THREAD ? FLAG_KERNEL_THREAD : 0;
 	to->unused = 0;
 	bpf_probe_read_kernel(to->comm, sizeof(to->comm), leader->comm);

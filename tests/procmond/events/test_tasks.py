@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from procmond.events import ebpf, tasks, wire
-from procmond.events.wire import TaskFacts
+from procmond.events import ebpf, facts, tasks
+from procmond.events.facts import TaskFacts
 from tests.procmond.events.workload import DEADLINE_S
 
-TICK_NS = wire.NANOSECONDS_PER_TICK
+TICK_NS = facts.NANOSECONDS_PER_TICK
 DELETED = b" (deleted)"
 STATES = {state: letter for letter, state in zip("RSDTtXZI", (1, 2, 3, 4, 5, 8, 6, 7), strict=True)}
 
@@ -107,14 +107,14 @@ def from_proc(pid: int) -> dict[str, Any]:
 def from_iterator(task: TaskFacts) -> dict[str, Any]:
     """The same facts, as the iterator has them."""
     image = (task.device, task.inode, task.size, task.mtime_ns, task.ctime_ns, task.links)
-    exe = task.path + (DELETED if task.flags & wire.IMAGE_DELETED else b"")
-    cwd = task.cwd + (DELETED if task.flags & wire.CWD_DELETED else b"")
+    exe = task.path + (DELETED if task.flags & facts.IMAGE_DELETED else b"")
+    cwd = task.cwd + (DELETED if task.flags & facts.CWD_DELETED else b"")
     return {
         "name": task.name,
         "ppid": task.ppid,
         "session": task.session,
         "tty": task.tty,
-        "kernel_thread": bool(task.flags & wire.KERNEL_THREAD),
+        "kernel_thread": bool(task.flags & facts.KERNEL_THREAD),
         "threads": task.threads,
         "start_ticks": task.start_ticks,
         "resident_pages": task.resident_pages,
@@ -125,9 +125,9 @@ def from_iterator(task: TaskFacts) -> dict[str, Any]:
         "pid_namespace": task.pid_namespace,
         "mount_namespace": task.mount_namespace,
         "cgroup": task.cgroup,
-        "image": image if task.flags & wire.HAS_IMAGE else None,
-        "exe": exe if task.flags & wire.HAS_IMAGE else None,
-        "cwd": cwd if task.flags & wire.HAS_CWD else None,
+        "image": image if task.flags & facts.HAS_IMAGE else None,
+        "exe": exe if task.flags & facts.HAS_IMAGE else None,
+        "cwd": cwd if task.flags & facts.HAS_CWD else None,
         "status": STATES.get(task.status, "P"),
         "cpu_ticks": task.cpu_ns // TICK_NS,
     }
