@@ -15,6 +15,7 @@ from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
 from common.errors import ConfigError
+from common.listening import Listener, inherited
 from common.service import listen_fds, loop_factory
 from procmond import config
 from procmond.access import Access, resolve_access
@@ -25,7 +26,6 @@ from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
 from procmond.front.service import serve as serve_front
 from procmond.front.settings import FrontSettings
-from procmond.listening import Listener, inherited
 from procmond.supervisor import Bodies, Supervisor
 
 EXIT_USAGE: Final = 2
