@@ -74,7 +74,7 @@ class Comparison:
             if self._is_news(identity) and self._start(record, looked_ns):
                 self._started.append(record)
         elif self._told or entry.changed_ns < self.began_ns:
-            change = _adopt(self._table, entry, record)
+            change = _adopt(self._table, entry, record, looked_ns if self._told else entry.changed_ns)
             if change is not None:
                 self._changed.append(change)
 
@@ -125,9 +125,10 @@ def _has_ended(record: ProcessRecord) -> bool:
     return record.status in (ProcessStatus.ZOMBIE, ProcessStatus.DEAD) and record.threads <= 1
 
 
-def _adopt(table: ProcessTable, entry: Entry, record: ProcessRecord) -> Change | None:
+def _adopt(table: ProcessTable, entry: Entry, record: ProcessRecord, looked_ns: int) -> Change | None:
     """Make `record` what is known of the process; the change, if an event should have told of it."""
     before = entry.record
+    entry.changed_ns = looked_ns
     if _facts(before) == _facts(record):
         return None
     what = []
@@ -135,7 +136,7 @@ def _adopt(table: ProcessTable, entry: Entry, record: ProcessRecord) -> Change |
         what.append("image")
     if _credentials_changed(before, record):
         what.append("credentials")
-    table.start(record, entry.parent, entry.changed_ns)
+    table.start(record, entry.parent, looked_ns)
     return Change(before, record, tuple(what)) if what else None
 
 

@@ -118,11 +118,15 @@ class ProcessTable:
         """Put in a process, or what is now known of one. Without room the entry is returned, but not kept."""
         entry = Entry(self._keep(record), parent, changed_ns)
         identity = entry.identity
-        holder = self._by_pid.get(record.pid)
-        if holder is not None and holder != identity:
-            # One pid, one process: whoever had it must have ended. One without start_ticks is now identified.
-            self._superseded += bool(holder[1])
-            self.end(holder, changed_ns)
+        holder = self.holder(record.pid)
+        if holder is not None and holder.identity != identity:
+            if holder.record.start_ticks and holder.changed_ns > changed_ns:
+                # A snapshot showed who got the pid since; the end of this one follows.
+                self.remember(entry)
+                return entry
+            # One pid, one process: who had it must have ended. One without start_ticks is now identified.
+            self._superseded += bool(holder.record.start_ticks)
+            self.end(holder.identity, changed_ns)
         if identity not in self._entries and len(self._entries) >= self._limit:
             self.refused += 1
             return entry
