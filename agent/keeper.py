@@ -54,8 +54,10 @@ class Keeper:
         """One process of a snapshot."""
         if event.process is None:
             return
+        if self._timer is not None:
+            self._finish_snapshot()  # the one before, of a stream that is gone
+            self.stop()  # or a sweep from before, which says nothing any more
         if self._snapshot is None:
-            self.stop()  # a sweep from before says nothing any more
             self._snapshot = Comparison(self.table, event.boot_time_ns, told=True)
         self._snapshot.add(event.process, event.boot_time_ns)
 
