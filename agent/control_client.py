@@ -26,6 +26,8 @@ _REMEDIES: Final = {
     errno.EAGAIN: "its backlog is full; try again",
 }
 
+_CLOSED: Final = "it closed the connection; ask as root or as the agent's own user"
+
 
 class AgentAnswer(NamedTuple):
     """What an agent said, and who that was."""
@@ -51,8 +53,10 @@ async def ask_status(path: str, *, intervals: int = 0, timeout_s: float = CONTRO
                 await channel.wait_closed()
     except TimeoutError:
         raise Unreachable(WHO, path, "it listens but does not answer; read its log") from None
-    except (PeerError, ConnectionLost) as error:
+    except PeerError as error:
         raise Unreachable(WHO, path, f"no answer of an agent: {error}") from error
+    except ConnectionLost as error:
+        raise Unreachable(WHO, path, _CLOSED) from error
 
 
 async def _ask(channel: Channel, path: str, intervals: int) -> Status:
@@ -62,7 +66,7 @@ async def _ask(channel: Channel, path: str, intervals: int) -> Status:
     await channel.send(encode(request))
     payload = await channel.receive()
     if payload is None:
-        raise Unreachable(WHO, path, "it closed the connection; ask as root or as the agent's own user")
+        raise Unreachable(WHO, path, _CLOSED)
     response = decode_response(payload)
     if not response.success or response.status is None:
         raise Unreachable(WHO, path, f"it refused: {response.error_message or 'no reason given'}")
