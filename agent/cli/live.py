@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
 
 from agent.answer import failure_of
 from agent.cli.exits import FINE
@@ -37,35 +38,36 @@ def live_task(
     )
 
 
-async def follow(
-    client: Client, task: DetectionTask, on_events: Callable[[Events, str], Awaitable[None] | None]
-) -> int:
-    """Hand on each batch of events, with the boot_id, until a signal; the exit status is then 0.
+async def until_signal(work: Awaitable[int]) -> int:
+    """The exit status of `work`, or FINE when a signal ended it: for who watches, that is the normal end."""
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # What a slow reader has not taken of the last batch is not waited for.
+        discard_output()
+        return FINE
+
+
+async def follow(client: Client, task: DetectionTask, on_events: Callable[[Events, str], None]) -> NoReturn:
+    """Hand on each batch of events, with the boot_id.
 
     A hole in the numbers that procmond said nothing of is handed on as a gap. Raises: as `Client`; and
     ConnectionLost or a TaskError when the stream ends by itself.
     """
-    try:
-        async with client:
-            if client.legacy:
-                raise Unsupported("this procmond knows only the specification: it has no live events")
-            _warn(client)
-            check = SequenceCheck()
-            boot_id = ""
-            async with client.stream(task) as frames:
-                async for frame in frames:
-                    boot_id = frame.boot_id or boot_id
-                    if frame.events:
-                        handled = on_events(_with_holes(frame.events, check), boot_id)
-                        if handled is not None:
-                            await handled
-                    if not (frame.success or frame.more):
-                        raise failure_of(frame)
-        raise ConnectionLost("procmond ended the stream of events")
-    except asyncio.CancelledError:
-        # A signal: what a slow reader has not taken of the last batch is not waited for.
-        discard_output()
-        return FINE
+    async with client:
+        if client.legacy:
+            raise Unsupported("this procmond knows only the specification: it has no live events")
+        _warn(client)
+        check = SequenceCheck()
+        boot_id = ""
+        async with client.stream(task) as frames:
+            async for frame in frames:
+                boot_id = frame.boot_id or boot_id
+                if frame.events:
+                    on_events(_with_holes(frame.events, check), boot_id)
+                if not (frame.success or frame.more):
+                    raise failure_of(frame)
+    raise ConnectionLost("procmond ended the stream of events")
 
 
 def _with_holes(events: Events, check: SequenceCheck) -> Events:

@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import shutil
 import time
+from typing import NoReturn
 
 from agent.cli.columns import View
 from agent.cli.human import count
 from agent.cli.lines import gap_text
-from agent.cli.live import Events, follow, live_task
+from agent.cli.live import Events, follow, live_task, until_signal
 from agent.cli.output import Output, complain
 from agent.cli.ps import tree_table
 from agent.cli.render import Screen, paint, table
@@ -20,7 +21,7 @@ from agent.client import Client
 from agent.reconcile import Comparison
 from agent.table import ProcessTable
 from common.errors import ConfigError
-from common.messages import Gap, ProcessEvent, ProcessEventKind, ProcessFilter, ProcessRecord
+from common.messages import DetectionTask, Gap, ProcessEvent, ProcessEventKind, ProcessFilter, ProcessRecord
 
 REDRAW_S = 0.5  # seconds between two drawings: faster cannot be read
 
@@ -35,12 +36,16 @@ async def run_tree_live(client: Client, said: argparse.Namespace, output: Output
         raise ConfigError(f"--live has no end, {output.kind} needs one; use --format table or jsonl")
     task = live_task(ProcessFilter(pids=tuple(said.pid or ())), hashes=not said.no_hashes)
     if output.kind == "jsonl":
-        return await follow(client, task, Watch(output, (), snapshot=True).show)
+        return await until_signal(follow(client, task, Watch(output, (), snapshot=True).show))
     if not output.terminal:
-        return await follow(client, task, Changes(output, full=said.full).show)
-    picture = Picture(output, full=said.full)
+        return await until_signal(follow(client, task, Changes(output, full=said.full).show))
+    return await until_signal(_draw(client, task, output, full=said.full))
+
+
+async def _draw(client: Client, task: DetectionTask, output: Output, *, full: bool) -> NoReturn:
+    picture = Picture(output, full=full)
     try:
-        return await follow(client, task, picture.show)
+        await follow(client, task, picture.show)
     finally:
         picture.close()
 

@@ -9,7 +9,7 @@ from copy import copy
 from agent.cli.formats import plain
 from agent.cli.kinds import KINDS
 from agent.cli.lines import event_line
-from agent.cli.live import Events, follow, live_task
+from agent.cli.live import Events, follow, live_task, until_signal
 from agent.cli.output import Output
 from agent.client import Client
 from agent.table import ProcessTable, slim
@@ -27,7 +27,7 @@ async def run_watch(client: Client, said: argparse.Namespace, output: Output) ->
     wanted = chosen | _SNAPSHOT | {ProcessEventKind.GAP} if chosen else chosen
     watch = Watch(output, chosen, snapshot=said.snapshot)
     task = live_task(process_filter, sorted(wanted), hashes=not said.no_hashes)
-    return await follow(client, task, watch.show)
+    return await until_signal(follow(client, task, watch.show))
 
 
 class Watch:

@@ -152,10 +152,10 @@ async def test_the_time_before_the_first_snapshot_is_blind_and_no_alarm(
         await peer.task_or_end()
 
     subscription = Subscription(config, os.geteuid())
-    assert subscription.vision.sight is Sight.BLIND
+    before = subscription.vision.sight
     async with scripted(config.socket, script), running(subscription):
         (ended,) = await logs.seen("blind_interval_ended")
-        assert subscription.vision.sight is Sight.LIVE
+    assert (before, subscription.vision.sight) == (Sight.BLIND, Sight.LIVE)
     assert ended["reason"] == "agent_started"
     assert {entry["level"] for entry in logs.entries} == {"info"}
 
