@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.execlog import exec_entry, exit_entry, hash_provenance
 from common.limits import EXEC_ENTRY_BYTES
 from common.messages import FieldProvenance, HashState, Provenance
-from tests.support.events import exited, process
+from tests.support.stories import exited, process
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.reconcile import Comparison, Repairs, reconcile
 from agent.table import ProcessTable
 from common.messages import ProcessEvent, ProcessRecord, ProcessStatus
-from tests.support.events import (
+from tests.support.stories import (
     TICK_NS,
     credentials,
     execution,

@@ -7,7 +7,7 @@ import pytest
 from agent.sequence import SequenceCheck
 from common.errors import EventOrderError
 from common.messages import ProcessEvent
-from tests.support.events import lost
+from tests.support.stories import lost
 
 
 def event(sequence: int) -> ProcessEvent:

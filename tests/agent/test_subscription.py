@@ -30,7 +30,9 @@ from common.messages import (
     ProcessRecord,
     failure,
 )
-from tests.support.events import (
+from tests.support.logtap import LogTap
+from tests.support.peer import CAPABILITIES, Peer, scripted
+from tests.support.stories import (
     BOOT_ID,
     TICK_NS,
     execution,
@@ -42,8 +44,6 @@ from tests.support.events import (
     snapshot,
     snapshot_end,
 )
-from tests.support.logtap import LogTap
-from tests.support.peer import CAPABILITIES, Peer, scripted
 
 PATIENCE_S = 20.0
 SOON_S = 0.01

@@ -6,7 +6,7 @@ import msgspec
 
 from agent.table import ProcessTable, slim
 from common.messages import ProcessEvent, ProcessEventKind, ProcessRecord
-from tests.support.events import credentials, execution, exited, fork, lost, process, snapshot
+from tests.support.stories import credentials, execution, exited, fork, lost, process, snapshot
 
 INIT = process(1, name="init")
 SHELL = process(7, name="bash")

@@ -15,7 +15,7 @@ from agent.cli.lines import clock, event_line, gap_text
 from agent.cli.render import Screen
 from agent.table import ProcessTable
 from common.messages import Gap, Loss, ProcessEvent, ProcessEventKind
-from tests.support.events import credentials, execution, exited, fork, lost, process, snapshot, snapshot_end
+from tests.support.stories import credentials, execution, exited, fork, lost, process, snapshot, snapshot_end
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 

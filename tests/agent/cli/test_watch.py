@@ -28,7 +28,8 @@ from common.messages import (
     TaskType,
 )
 from tests.agent.cli.server import Cli, Server, popen
-from tests.support.events import (
+from tests.support.peer import CAPABILITIES
+from tests.support.stories import (
     BOOT_ID,
     credentials,
     execution,
@@ -40,7 +41,6 @@ from tests.support.events import (
     snapshot,
     snapshot_end,
 )
-from tests.support.peer import CAPABILITIES
 
 PATIENCE_S = 20.0
 LEAVE = b"\x1b[?1049l"  # the alternate screen
