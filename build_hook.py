@@ -26,10 +26,14 @@ class ProtobufBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchl
         root = Path(self.root)
         generated = root / "common" / "pb"
         generated.mkdir(exist_ok=True)
-        (generated / "__init__.py").write_text('"""Generated from proto/ by build_hook.py; not committed."""\n')
+        (generated / "__init__.py").write_text(
+            '"""Generated from proto/ by build_hook.py; not committed."""\n'
+        )
         for schema in SCHEMAS:
             result = subprocess.run(
                 [*PROTOC, f"common/pb/{schema}"], cwd=root, capture_output=True, text=True, check=False
             )
             if result.returncode != 0:
-                raise RuntimeError(f"protoc could not compile proto/{schema}:\n{result.stderr or result.stdout}")
+                raise RuntimeError(
+                    f"protoc could not compile proto/{schema}:\n{result.stderr or result.stdout}"
+                )

@@ -6,7 +6,6 @@ directory that nobody else can write to.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -31,7 +30,6 @@ class Listener:
         self.path = path
         self._gid = gid
         self._lock = InstanceLock(f"{path}.lock")
-        self._made: tuple[int, int] | None = None
         self.sock: socket.socket | None = None
 
     def open(self) -> socket.socket:
@@ -46,34 +44,28 @@ class Listener:
         self._clear()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         before = os.umask(_SOCKET_UMASK)
+        step = ""
         try:
             sock.bind(self.path)
             if self._gid != os.getegid():
+                step = f"it cannot be given to group {self._gid}: "
                 os.chown(self.path, -1, self._gid, follow_symlinks=False)
         except OSError as error:
             sock.close()
-            raise ConfigError(f"socket {self.path}: {error.strerror}") from None
+            if step:
+                os.unlink(self.path)  # bound a moment ago, so it is ours
+            raise ConfigError(f"socket {self.path}: {step}{error.strerror}") from None
         finally:
             os.umask(before)
-        status = os.lstat(self.path)
-        self._made = (status.st_dev, status.st_ino)
         sock.listen(limits.LISTEN_BACKLOG)
         self.sock = sock
         return sock
 
     def close(self) -> None:
-        """Close it, and unlink it if it still is the one we made."""
+        """Close it. Its file stays: confined we may unlink nothing, and the next start knows it for stale."""
         if self.sock is not None:
             self.sock.close()
             self.sock = None
-        if self._made is not None:
-            with contextlib.suppress(OSError):
-                status = os.lstat(self.path)
-                if (status.st_dev, status.st_ino) == self._made:
-                    os.unlink(self.path)
-            self._made = None
-            with contextlib.suppress(OSError):
-                os.unlink(self._lock.path)
         self._lock.release()
 
     def __enter__(self) -> Self:

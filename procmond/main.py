@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
+
+import msgspec
 
 from common import logs
 from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
-from common.errors import ConfigError
+from common.errors import ConfigError, ConfinementError
 from common.listening import Listener, inherited
-from common.service import listen_fds, loop_factory
+from common.service import Notifier, listen_fds
 from procmond import config
 from procmond.access import Access, resolve_access
+from procmond.children import Children, Rights
 from procmond.collect.boot import read_boot_time
 from procmond.collect.choice import check_choice
-from procmond.collect.service import serve as serve_collector
+from procmond.collect.handles import raise_descriptor_limit
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
-from procmond.front.service import serve as serve_front
+from procmond.confine.groups import reserve_process_group
+from procmond.confine.roles import confine_supervisor
 from procmond.front.settings import FrontSettings
-from procmond.supervisor import Bodies, Supervisor
+from procmond.supervisor import Supervisor
 
+EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
 _log = logs.get_logger("procmond")
@@ -48,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"procmond: {error}\n")
         return EXIT_USAGE
+    except ConfinementError as error:
+        sys.stderr.write(f"procmond: {error}; --allow-unconfined starts it all the same\n")
+        return EXIT_FAILED
 
 
 def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
@@ -62,13 +70,49 @@ def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
             own = stack.enter_context(Listener(settings.socket, access.socket_gid))
             assert own.sock is not None  # noqa: S101 - entered, so it is open
             listener = own.sock
-        return Supervisor(
-            listener,
-            front_settings(settings, access),
-            collector_settings(settings),
-            Bodies(_be_front, _be_collector),
-            lambda: _reload(arguments),
-        ).run()
+        return supervise(listener, resolved, access, lambda: _reload(arguments))
+
+
+def supervise(
+    listener: socket.socket,
+    resolved: Resolved[ProcmondConfig],
+    access: Access,
+    reload: Callable[[], FrontSettings | None],
+    when_confined: Callable[[], None] = lambda: None,
+) -> int:
+    """Give up what is not needed, then run until told to end; the exit status.
+
+    `reload` reads the configuration again. `when_confined` is called in each of the three processes once its
+    rights are gone. Raises: ConfinementError when this process must confine itself and cannot.
+    """
+    settings = resolved.value
+    raise_descriptor_limit()
+    notifier = Notifier()
+    rights = Rights(
+        required=not settings.allow_unconfined,
+        front=access.front,
+        front_group=reserve_process_group(),
+        collector_group=reserve_process_group(),
+    )
+    told = collector_settings(settings)
+    uid, gid = access.front or (None, None)
+    confinement = confine_supervisor(
+        uid,
+        gid,
+        killable_groups=(rights.front_group, rights.collector_group),
+        required=rights.required,
+    )
+    if confinement.missing:
+        _log.warning("supervisor_not_confined", missing=list(confinement.missing))
+    when_confined()
+    return Supervisor(
+        listener,
+        msgspec.structs.replace(front_settings(settings, access), supervisor=confinement),
+        told,
+        Children(rights, when_confined),
+        reload,
+        notifier,
+    ).run()
 
 
 def front_settings(settings: ProcmondConfig, access: Access) -> FrontSettings:
@@ -95,6 +139,7 @@ def collector_settings(settings: ProcmondConfig) -> CollectorSettings:
     return CollectorSettings(
         collector=settings.collector,
         boot_time=read_boot_time(),
+        memory_device=find_memory_device(),
         max_frame_size=settings.limits.max_frame_size,
         redact_arguments=settings.redact_arguments,
         environment_variables=settings.environment_variables,
@@ -116,16 +161,6 @@ def _reload(arguments: Arguments) -> FrontSettings | None:
     logs.configure(resolved.value.log_level, "procmond")
     _log.info("configuration_reloaded")
     return front_settings(resolved.value, access)
-
-
-def _be_front(listener: socket.socket, supervisor: socket.socket, settings: FrontSettings) -> None:
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_front(listener, supervisor, settings))
-
-
-def _be_collector(line: socket.socket, settings: CollectorSettings) -> None:
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_collector(line, settings))
 
 
 if __name__ == "__main__":

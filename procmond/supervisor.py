@@ -18,12 +18,17 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from common.errors import MessageError
 from common.logs import get_logger
-from common.service import notify
+from common.service import Notifier
 from procmond import control
+from procmond.children import Children
 from procmond.collect.settings import CollectorSettings
 from procmond.front.settings import FrontSettings
+from procmond.pulse import LOOK_INTERVAL_S
+from procmond.watch import Watch
 
 GRACE_S: Final = 4.5
 """Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
@@ -53,15 +58,6 @@ class Child(NamedTuple):
     began: float
 
 
-class Bodies(NamedTuple):
-    """What the children do; each is called in a forked process and ends it by returning."""
-
-    front: Callable[[socket.socket, socket.socket, FrontSettings], None]
-    """Listening socket, line to the supervisor, settings."""
-    collector: Callable[[socket.socket, CollectorSettings], None]
-    """Line to the front, settings."""
-
-
 class Supervisor:
     """The two children and what must outlive them."""
 
@@ -70,8 +66,9 @@ class Supervisor:
         listener: socket.socket,
         front: FrontSettings,
         collector: CollectorSettings,
-        bodies: Bodies,
+        bodies: Children,
         reload: Callable[[], FrontSettings | None],
+        notifier: Notifier,
     ) -> None:
         """`reload` reads the configuration again for SIGHUP; None when it is no good, which it logged."""
         self._listener = listener
@@ -79,6 +76,7 @@ class Supervisor:
         self._collector_settings = collector
         self._bodies = bodies
         self._reload = reload
+        self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._control: socket.socket | None = None
@@ -87,10 +85,11 @@ class Supervisor:
         self._served = False
         self._stop_at: float | None = None
         self._status = 0
+        self._watch = Watch()
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
-        receiver, sender = socket.socketpair(type=socket.SOCK_DGRAM)
+        receiver, sender = socket.socketpair()
         for end in (receiver, sender):
             end.setblocking(False)
         previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -125,12 +124,15 @@ class Supervisor:
             self._start(name)
         if self._stop_at is not None and now >= self._stop_at:
             self._kill_all()
+        collector = self._children.get("collector")
+        if collector is not None and self._watch.stalled(collector.pid, now):
+            self._replace(collector)
 
-    def _timeout(self) -> float | None:
-        moments = [*self._due.values()]
+    def _timeout(self) -> float:
+        moments = [*self._due.values(), time.monotonic() + LOOK_INTERVAL_S]
         if self._stop_at is not None:
             moments.append(self._stop_at)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return max(0.0, min(moments) - time.monotonic())
 
     def _signalled(self, receiver: socket.socket) -> None:
         for number in receiver.recv(64):
@@ -140,18 +142,19 @@ class Supervisor:
                 self._stop(f"signal {signal.Signals(number).name}")
 
     def _configure(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
+            settings = msgspec.structs.replace(settings, supervisor=self._front_settings.supervisor)
             self._front_settings = settings
             self._tell(control.Configure(settings))
-        notify("READY=1")
+        self._notify("READY=1")
 
     def _stop(self, reason: str) -> None:
         if self._stop_at is not None:
             return
         _log.info("procmond_stopping", reason=reason)
-        notify("STOPPING=1")
+        self._notify("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
         self._due.clear()
         if "front" in self._children:
@@ -183,12 +186,15 @@ class Supervisor:
     def _start_collector(self) -> None:
         theirs, front = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
+        pulse = self._watch.begin()
+        withheld = self._watch.withheld(time.monotonic())
+
         def body() -> None:
             front.close()
             self._listener.close()
             if self._control is not None:
                 self._control.close()
-            self._bodies.collector(theirs, self._collector_settings)
+            self._bodies.collector(theirs, self._collector_settings, pulse, withheld)
 
         self._fork("collector", body)
         theirs.close()
@@ -225,6 +231,8 @@ class Supervisor:
             os._exit(status)
 
     def _ended(self, child: Child) -> None:
+        if self._children.get(child.name) is not child:
+            return  # killed and reaped by what was handled just before
         self._selector.unregister(child.descriptor)
         os.close(child.descriptor)
         _, status = os.waitpid(child.pid, 0)
@@ -245,15 +253,36 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in tuple(self._children.values()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
-            gone, _, _ = select.select([child.descriptor], [], [], _KILL_WAIT_S)
-            if not gone:
-                _log.error("child_abandoned", child=child.name, pid=child.pid)
-                self._selector.unregister(child.descriptor)
-                del self._children[child.name]
-            else:
+            if self._kill(child):
                 self._ended(child)
+            else:
+                self._abandon(child)
+
+    def _replace(self, collector: Child) -> None:
+        """A read of the collector does not come back: end it, and start one that leaves the culprit alone."""
+        if self._kill(collector):
+            self._ended(collector)
+        else:
+            self._abandon(collector)
+            self._watch.abandoned += 1
+        self._due["collector"] = time.monotonic()
+
+    def _kill(self, child: Child) -> bool:
+        """Whether it is gone; one that hangs in the kernel may not be."""
+        rights = self._bodies.rights
+        group = rights.front_group if child.name == "front" else rights.collector_group
+        # By group, as the system call filter pins it; the front may have a uid of its own, out of reach.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(child.descriptor, select.POLLIN)
+        return bool(poll.poll(_KILL_WAIT_S * 1000))
+
+    def _abandon(self, child: Child) -> None:
+        _log.error("child_abandoned", child=child.name, pid=child.pid)
+        self._selector.unregister(child.descriptor)
+        os.close(child.descriptor)
+        del self._children[child.name]
 
     # -------------------------------------------------------------------------------------------- front
 
@@ -283,9 +312,9 @@ class Supervisor:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
-            notify("READY=1")
+            self._notify("READY=1")
         elif isinstance(message, control.Report):
-            notify(
+            self._notify(
                 f"STATUS={message.connections} clients, {message.tasks} tasks in flight, "
                 f"{message.answered} answered, {message.refused} refused"
             )

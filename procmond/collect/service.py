@@ -18,10 +18,12 @@ from procmond import link
 from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
-from procmond.collect.hashing import HashEngine
+from procmond.collect.guard import Guard
+from procmond.collect.lanes import make_lanes
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
+from procmond.confinement import Confinement
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
 
 _log = get_logger("procmond.collect")
@@ -54,22 +56,25 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings) -> None:
-        collector, limitations = choose(settings)
+    def __init__(self, settings: CollectorSettings, guard: Guard, confinement: Confinement) -> None:
+        collector, limitations = choose(settings, guard, confinement.capabilities)
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
             boot_time=collector.boot_time(),
             digests=supported_algorithms(),
+            retained_capabilities=confinement.capabilities,
+            confined=confinement.filtered,
             limitations=limitations,
         )
-        self._engine = HashEngine(
+        self._engine = make_lanes(
             workers=settings.hash_workers,
             max_file_bytes=settings.hash_max_file_bytes,
             file_deadline_s=settings.hash_file_deadline_s,
             cache_entries=settings.hash_cache_entries,
+            memory_device=settings.memory_device,
         )
-        self._tools = Tools(collector, self._engine, settings.hash_budget_s)
+        self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.
         self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
@@ -111,28 +116,32 @@ class CollectorService:
             frame_limit=question.frame_limit,
             write=self._line.write,
         )
-        running = self._group.create_task(self._answer(request), name=f"request-{request.number}")
+        began_ns = time.monotonic_ns()
+        running = self._group.create_task(self._answer(request, began_ns), name=f"request-{request.number}")
         self._open[request.number] = (request, running)
-        running.add_done_callback(lambda _: self._open.pop(request.number))
+        running.add_done_callback(lambda done: self._ended(request, done, began_ns))
 
-    async def _answer(self, request: Request) -> None:
-        began = time.monotonic_ns()
-
-        def summary() -> CollectionSummary:
-            return request.tally.summary(
-                duration_us=(time.monotonic_ns() - began) // 1000, boot_time=self._hello.boot_time
-            )
-
+    async def _answer(self, request: Request, began_ns: int) -> None:
         try:
             body = await handlers.TABLE[request.task.task_type](request, self._tools)
-            await request.last(body, summary())
+            await request.last(body, self._summary(request, began_ns))
         except TaskError as error:
             _log.info("request_refused", task_id=request.task.task_id, error=str(error))
-            request.refuse(error, summary())
-        except asyncio.CancelledError:
-            request.stopped(summary())
+            request.refuse(error, self._summary(request, began_ns))
+
+    def _ended(self, request: Request, running: asyncio.Task[None], began_ns: int) -> None:
+        del self._open[request.number]
+        if running.cancelled():  # said here: a task cancelled before its first step runs nothing of its own
+            request.stopped(self._summary(request, began_ns))
+
+    def _summary(self, request: Request, began_ns: int) -> CollectionSummary:
+        return request.tally.summary(
+            duration_us=(time.monotonic_ns() - began_ns) // 1000, boot_time=self._hello.boot_time
+        )
 
 
-async def serve(line: socket.socket, settings: CollectorSettings) -> None:
+async def serve(
+    line: socket.socket, settings: CollectorSettings, guard: Guard, confinement: Confinement
+) -> None:
     """Be the collector until the line ends."""
-    await CollectorService(settings).serve(line)
+    await CollectorService(settings, guard, confinement).serve(line)

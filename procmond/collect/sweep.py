@@ -14,9 +14,10 @@ from common import codec, limits
 from common.errors import TooLarge
 from common.messages import CollectionOptions, DetectionResult, DetectionTask, ProcessFilter
 from procmond.collect.filters import compile_filter
+from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
 from procmond.collect.request import Request
 from procmond.collect.sighting import Collector, Sighting, Wanted
 from procmond.collect.tally import Tally
@@ -35,7 +36,8 @@ class Tools(NamedTuple):
     """What the collector's handlers work with."""
 
     collector: Collector
-    engine: HashEngine
+    engine: HashLanes
+    guard: Guard
     hash_budget_s: float
 
 

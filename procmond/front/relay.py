@@ -13,13 +13,18 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from common.errors import InternalError, PeerError
+from common import limits
+from common.errors import Busy, InternalError, PeerError
 from procmond import link
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
 
 _REQUEST_IDS: Final = link.MAX_REQUEST
 _CANCEL_GRACE_S: Final = 1.0
 """Seconds a collector has to end a cancelled question with its summary; then it is answered without one."""
+
+_MAX_UNREAD_BYTES: Final = 4 * limits.MIB
+"""Bytes of questions a collector may leave unread. Closing a connection frees its tasks, not what is on its
+way to a collector that hangs: without a bound, peers that come and go would fill our memory."""
 
 
 class Exchange:
@@ -31,7 +36,8 @@ class Exchange:
         self.question = question
         self.forwarded = False
         """Whether any frame was handed on: then it cannot be asked again."""
-        self.asked_again = False
+        self.final = False
+        """Whether it must not be asked again: it was already, or nobody wants the answer any more."""
         self._frames: deque[LinkMessage] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._failure: InternalError | None = None
@@ -73,7 +79,7 @@ class Exchange:
 
     def restart(self) -> None:
         """The relay's: it is asked again, so what came and was not handed on is void."""
-        self.asked_again = True
+        self.final = True
         self._frames.clear()
 
     def fail(self, error: InternalError) -> None:
@@ -149,6 +155,15 @@ class Relay:
             if exchange.request in self._open:
                 self._ask(exchange)
 
+    def check_room(self) -> None:
+        """Raises: Busy while the collector leaves unread what was asked of it."""
+        line = self._line
+        if line is None or line.transport is None:
+            return  # questions wait in their exchanges, of which there are as many as tasks in flight
+        if line.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.losses["collector_backlog"] += 1
+            raise Busy("the collector does not keep up with what it is asked; try again")
+
     def ask(self, question: bytes) -> Exchange:
         """Put an encoded question; its frames come from the Exchange, which the caller closes."""
         request = next(self._numbers) % _REQUEST_IDS
@@ -166,6 +181,7 @@ class Relay:
             self._waiting.remove(exchange)
             exchange.fail(InternalError("no collector was there to answer"))
             return
+        exchange.final = True
         self._write(Kind.CANCEL, exchange.request)
         asyncio.get_running_loop().call_later(_CANCEL_GRACE_S, self._give_up, exchange)
 
@@ -196,7 +212,7 @@ class Relay:
         for exchange in list(self._open.values()):
             if exchange in self._waiting:
                 continue
-            if exchange.forwarded or exchange.asked_again:
+            if exchange.forwarded or exchange.final:
                 del self._open[exchange.request]
                 exchange.fail(InternalError(f"the collector was lost in this answer ({reason}); ask again"))
             else:

@@ -8,6 +8,8 @@ import errno
 import socket
 from typing import Final
 
+import msgspec
+
 from common import codec, limits
 from common.channel import open_channel
 from common.credentials import PeerCredentials, peer_credentials, peer_groups
@@ -109,6 +111,8 @@ class Front:
             )
             session = Session(channel, peer, permission, self._admission, self._relay)
             self._sessions.add(session)
+            if self._stop.is_set():  # it was let in while the others were told to end
+                session.abort()
             try:
                 await session.run()
             finally:
@@ -143,7 +147,8 @@ class Front:
             line.setblocking(False)
             self._group.create_task(self._relay.attach(line), name="attach-collector")
         elif isinstance(message, control.Configure):
-            self._admission.settings = message.settings
+            mine = self._admission.settings.front
+            self._admission.settings = msgspec.structs.replace(message.settings, front=mine)
         elif isinstance(message, control.ShutDown):
             self._stop.set()
 

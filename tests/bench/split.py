@@ -12,7 +12,9 @@ import os
 
 from common import codec, framing
 from common.messages import new_enumerate_task
-from procmond.collect.hashing import HashEngine
+from procmond.collect.guard import Guard
+from procmond.collect.lanes import HashLanes, make_lanes
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.request import Request
@@ -47,10 +49,16 @@ def measure(processes: int, rounds: int) -> list[Report]:
     collector = ProcfsCollector(redact)
     with population(processes), Procmond() as procmond, asyncio.Runner() as runner:
 
-        async def make_engine() -> HashEngine:
-            return HashEngine()
+        async def make_engine() -> HashLanes:
+            return make_lanes(
+                workers=2,
+                max_file_bytes=2**29,
+                file_deadline_s=20.0,
+                cache_entries=1024,
+                memory_device=find_memory_device(),
+            )
 
-        tools = Tools(collector, runner.run(make_engine()), 5.0)
+        tools = Tools(collector, runner.run(make_engine()), Guard(), 5.0)
 
         def sweep() -> None:
             for _ in collector.sweep(Wanted(), None):

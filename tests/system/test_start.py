@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.listening import check_directory
+from common.listening import Listener, check_directory
 from common.messages import DetectionTask, TaskType
-from tests.support.daemons import Client, Procmond, as_user, public_directory
+from tests.support.daemons import LET_US_IN, Client, Procmond, as_user, public_directory
 from tests.support.privilege import needs_root
 
 
@@ -83,6 +83,15 @@ def test_a_directory_we_cannot_write_to(folder: Path) -> None:
         as_user(65_534, 65_534, lambda: check_directory(str(folder)))
 
 
+@needs_root
+def test_a_group_the_socket_cannot_be_given_to(folder: Path) -> None:
+    os.chown(folder, 65_534, 65_534)
+    path = f"{folder}/p.sock"
+    with pytest.raises(ConfigError, match="cannot be given to group 0: Operation not permitted"):
+        as_user(65_534, 65_534, lambda: Listener(path, 0).open().close())
+    assert not os.path.exists(path)
+
+
 def test_a_second_instance_on_the_same_socket_says_who_has_it() -> None:
     with Procmond() as first:
         line = refused("--socket", first.socket)
@@ -101,7 +110,7 @@ def test_a_socket_another_server_listens_on_is_not_taken(folder: Path) -> None:
         assert os.path.exists(path)
 
 
-def test_a_stale_socket_of_our_own_is_replaced_and_removed_at_the_end() -> None:
+def test_a_stale_socket_of_our_own_is_replaced() -> None:
     procmond = Procmond()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(procmond.socket)
@@ -109,7 +118,6 @@ def test_a_stale_socket_of_our_own_is_replaced_and_removed_at_the_end() -> None:
         with procmond.connect():
             pass
         assert procmond.stop() == 0
-        assert not os.path.exists(procmond.socket)
 
 
 def test_a_named_group_that_does_not_exist() -> None:
@@ -132,10 +140,10 @@ def test_a_systemd_socket_is_used_as_it_is(folder: Path) -> None:
         script = (
             "import os, sys; os.dup2(int(sys.argv[1]), 3); os.set_inheritable(3, True);"
             "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='p.socket');"
-            "os.execv(sys.executable, [sys.executable, '-m', 'procmond.main'])"
+            "os.execv(sys.executable, [sys.executable, '-m', 'procmond.main', *sys.argv[2:]])"
         )
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(listener.fileno())],
+            [sys.executable, "-c", script, str(listener.fileno()), *LET_US_IN],
             pass_fds=[listener.fileno()],
             stderr=subprocess.PIPE,
             text=True,
