@@ -16,6 +16,7 @@ from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
 from common.errors import ConfigError, ConfinementError
+from common.listening import Listener, inherited
 from common.service import Notifier, listen_fds
 from procmond import config
 from procmond.access import Access, resolve_access
@@ -29,7 +30,6 @@ from procmond.config import ProcmondConfig
 from procmond.confine.groups import reserve_process_group
 from procmond.confine.roles import confine_supervisor
 from procmond.front.settings import FrontSettings
-from procmond.listening import Listener, inherited
 from procmond.supervisor import Supervisor
 
 EXIT_FAILED: Final = 1

@@ -7,10 +7,10 @@ import shutil
 import signal
 import struct
 
+from common.listening import Listener
 from common.messages import CollectionOptions, DetectionTask, TaskType, new_enumerate_task
 from procmond.access import resolve_access
 from procmond.config import load, parse_arguments
-from procmond.listening import Listener
 from procmond.main import supervise
 from tests.support.attack_stage import isolate, snapshot, stage
 from tests.support.attacks import ATTACKS, FRONT_UID, Role, Stage, outcome_of

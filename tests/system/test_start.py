@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
+from common.listening import Listener, check_directory
 from common.messages import DetectionTask, TaskType
-from procmond.listening import Listener, check_directory
 from tests.support.daemons import LET_US_IN, Client, Procmond, as_user, public_directory
 from tests.support.privilege import needs_root
 

@@ -1,4 +1,4 @@
-"""The socket procmond answers on. One rule: nothing is unlinked but a stale socket of our own.
+"""The socket a daemon answers on. One rule: nothing is unlinked but a stale socket of our own.
 
 It is made under a tight umask, so there is no moment at which others could connect (no chmod race), in a
 directory that nobody else can write to.
@@ -35,7 +35,7 @@ class Listener:
     def open(self) -> socket.socket:
         """Make the socket.
 
-        Raises: AlreadyRunning when another procmond has it; ConfigError when the path is too long, its
+        Raises: AlreadyRunning when another daemon has it; ConfigError when the path is too long, its
         directory is missing, not writable, or not ours alone, or something else lies at the path.
         """
         check_path(self.path)
