@@ -287,8 +287,8 @@ class _Reader:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             self._missing["cwd"] = "cut"
-        if self._wanted.environment:
-            self._read_environment()
+        if self._wanted.environment and not (self._stat is not None and self._stat.kernel_thread):
+            self._read_environment()  # of a kernel thread psutil would say that there is no such process
         self._missing.update(dict.fromkeys(_NOT_FROM_PSUTIL, "unsupported"))
 
     def _read_environment(self) -> None:

@@ -238,6 +238,7 @@ def test_a_kernel_thread_has_a_record_without_an_image(collector: Collector) -> 
     assert sighting.image_state == HashState.NO_EXECUTABLE
     assert not record.on_disk_mismatch
     assert not record.HasField("parent_start_ticks")
+    assert look(collector, 2, Wanted(full=True, environment=True)).name == "kthreadd"
 
 
 @needs_root
