@@ -283,9 +283,9 @@ def test_on_a_terminal_it_is_drawn_anew_and_the_screen_given_back(cli: Cli) -> N
                 shown = read_until(leader, b"GAP")
                 command.send_signal(signal.SIGINT)
                 shown += read_until(leader, LEAVE)
-            finally:
-                command.terminate()
                 _, err = command.communicate(timeout=PATIENCE_S)
+            finally:
+                command.kill()
                 os.close(leader)
     assert command.returncode == 0, err
     assert shown.startswith(b"\x1b[?1049h")
