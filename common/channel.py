@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final, cast
 
 from common import limits
-from common.errors import ConnectionLost, FrameError
+from common.errors import ConnectionLost, FrameError, FrameTimeout, ReaderStalled
 from common.framing import FrameDecoder, FrameTimer, StallTimer, encode_frame
 
 _TICKS_PER_LIMIT: Final = 8
@@ -76,13 +76,9 @@ class Channel(asyncio.Protocol):
         """
         frame = encode_frame(payload, self._max_frame_size)
         async with self._send_lock:
+            await self._drain()  # of what a cancelled sender or `post` left
             self._write(frame)
-            if not self._writable:
-                self._drained = self._loop.create_future()
-                try:
-                    await self._drained
-                finally:
-                    self._drained = None
+            await self._drain()
 
     def post(self, payload: bytes) -> None:
         """Write one small frame without waiting: last words before `close`. Never raises for a dead peer."""
@@ -158,11 +154,20 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._failure is None and not (self._ended and exc is None):
             self._failure = ConnectionLost(str(exc) if exc else "connection closed")
+        self._transport = None  # asyncio's own must not even be aborted from here on
         self._release()
         if not self._closed.done():
             self._closed.set_result(None)
 
     # ------------------------------------------------------------------------------------------ inside
+
+    async def _drain(self) -> None:
+        if not self._writable and self._failure is None:
+            self._drained = self._loop.create_future()
+            try:
+                await self._drained
+            finally:
+                self._drained = None
 
     def _write(self, frame: bytes) -> None:
         if self._failure is not None:
@@ -170,6 +175,8 @@ class Channel(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             raise ConnectionLost("connection closed")
+        # Before it grows again: a peer that takes as much as we add is not stalled.
+        self._stall_timer.observed(self._loop.time(), transport.get_write_buffer_size())
         transport.write(frame)
         waiting = transport.get_write_buffer_size()
         if waiting:
@@ -186,10 +193,13 @@ class Channel(asyncio.Protocol):
         self._stall_timer.observed(now, self.buffered)
         try:
             self._stall_timer.check(now)
-            self._frame_timer.check(now)
-        except FrameError as error:
+        except ReaderStalled as error:
             self._fail(error)
             return
+        try:
+            self._frame_timer.check(now)
+        except FrameTimeout as error:
+            self._stop_reading(error)
         if self._stall_timer.running or self._frame_timer.running:
             self._start_ticker()
 
@@ -201,7 +211,9 @@ class Channel(asyncio.Protocol):
 
     def _resume_reading(self) -> None:
         self._reading = True
-        if self._transport is None or self._transport.is_closing() or self._failure is not None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._failure is not None or self._read_error is not None:
             return
         self._frame_timer.received(self._loop.time(), completed=True, mid_frame=self._decoder.mid_frame)
         self._transport.resume_reading()

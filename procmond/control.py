@@ -5,6 +5,7 @@ They share a SOCK_SEQPACKET pair, so a message is a packet and an end of file me
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Final
 
@@ -68,6 +69,8 @@ def receive(sock: socket.socket) -> tuple[ControlMessage, int | None]:
         raise Closed("the other process has ended")
     try:
         message: ControlMessage = msgspec.json.decode(data, type=ControlMessage)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
         raise MessageError(f"control message: {error}") from None
     return message, descriptors[0] if descriptors else None

@@ -102,7 +102,7 @@ def decode_hello(body: bytes) -> Hello:
     """The greeting in a HELLO's body. Raises: LinkError."""
     try:
         return msgspec.json.decode(body, type=Hello)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LinkError(f"greeting: {error}") from None
 
 

@@ -8,6 +8,7 @@ no file and no exec. Each ends when its line to us or to the other ends.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import selectors
@@ -97,6 +98,10 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self._wakeup = (receiver, sender)
         self._selector.register(receiver, selectors.EVENT_READ, lambda: self._signalled(receiver))
+        # What is loaded now lives as long as we do. Out of the collector's sight it stays shared with the
+        # children: every look at an object writes to its page.
+        gc.collect()
+        gc.freeze()
         try:
             self._start("front")
             self._start("collector")
@@ -264,7 +269,7 @@ class Supervisor:
         if self._control is None:
             return
         try:
-            message, _ = control.receive(self._control)
+            message, descriptor = control.receive(self._control)
         except BlockingIOError:
             return
         except (control.Closed, ConnectionResetError):
@@ -273,6 +278,8 @@ class Supervisor:
         except MessageError as error:
             _log.error("front_not_understood", error=str(error))
             return
+        if descriptor is not None:
+            os.close(descriptor)  # it has none to give; a front taken over could fill our table with them
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")

@@ -30,10 +30,12 @@ from agent.cli.render import labelled
 from agent.cli.terminal import Progress, screen_of
 from common.config import MAX_SOCKET_PATH_BYTES
 from common.errors import ConfigError, Unreachable
+from common.limits import DEFAULT_TASK_DEADLINE_S
 
 START_TIMEOUT_S: Final = 10.0  # until procmond's socket is there; it takes a fraction of one
 PROCMOND_GRACE_S: Final = 3.0  # both graces and the kills after them stay below the 5 s promised
 AGENT_GRACE_S: Final = 1.0
+FIRST_SWEEP_S: Final = DEFAULT_TASK_DEADLINE_S  # how far beyond --for the first inventory is waited for
 LOG_LINES_SHOWN: Final = 10
 
 _LOOK_S: Final = 0.05  # seconds between two looks for procmond's socket
@@ -43,7 +45,7 @@ _PIPE_BYTES: Final = 65_536
 
 
 def run_up(said: argparse.Namespace) -> int:
-    """Run both daemons until Ctrl-C, SIGTERM or the end of `--for`; the exit status.
+    """Run both daemons until Ctrl-C, SIGTERM or the end of `--for`, not before an inventory; the exit status.
 
     Raises: ConfigError when there is no place for them; Unreachable when one of them ended by itself.
     """
@@ -60,7 +62,7 @@ def run_up(said: argparse.Namespace) -> int:
             return FINE
     if look.told or not look.timed_out:
         return FINE
-    complain(f"no inventory within {said.duration:g} s; give it more time with --for")
+    complain(f"no inventory within {said.duration + FIRST_SWEEP_S:g} s; see its log with --verbose")
     return PARTIAL
 
 
@@ -190,15 +192,17 @@ class FirstLook:
         watched: list[int | socket.socket] = [self._wakeup, reader, *(child.descriptor for child in children)]
         while True:
             now = time.monotonic()
-            if deadline is not None and now >= deadline:
+            if deadline is not None and now >= deadline + (0.0 if self.told else FIRST_SWEEP_S):
                 progress.finish()
                 self.timed_out = True
                 return
             if not self.told:
                 progress.update(f"first sweep, {duration(now - began)}", now)
-            limits = [] if deadline is None else [deadline - now]
-            limits += [] if self.told else [_PROGRESS_S]
-            ready, _, _ = select.select(watched, [], [], min(limits, default=None))
+            if not self.told:
+                wait: float | None = _PROGRESS_S
+            else:
+                wait = None if deadline is None else max(0.0, deadline - now)
+            ready, _, _ = select.select(watched, [], [], wait)
             if reader in ready and (data := os.read(reader, _PIPE_BYTES)):
                 progress.finish()
                 self.told = True

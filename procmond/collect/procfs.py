@@ -232,7 +232,7 @@ class ProcfsCollector:
             shown = show_arguments(raw, reading.image.path, self._redact)
         known.name = text(known.stat.name)
         payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
-        record = _Record(reading, payload)
+        record = _Record(_share(reading, known), payload)
         kept = len(raw) <= _MAX_KEPT_BYTES
         known.shown = shown if kept else NOT_SHOWN
         if full:
@@ -281,6 +281,14 @@ class ProcfsCollector:
         missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
         payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
         return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
+
+
+def _share(reading: Reading, known: _Known) -> Reading:
+    """The same, holding the bytes that the process's other record holds already where they are equal."""
+    for other in (known.specified.reading, known.full.reading):
+        if other is not None and other.arguments == reading.arguments:
+            reading = reading._replace(arguments=other.arguments)
+    return reading._replace(raw_stat=known.raw_stat)
 
 
 def _update_stat(known: _Known, raw_stat: bytes) -> None:

@@ -44,6 +44,8 @@ class Exchange:
         """
         if self.forwarded:
             self._relay.credit(self)
+        if self._frames and self._frames[0].kind is Kind.PART and _passed(until):
+            raise TimeoutError  # a slow reader does not stretch the deadline
         while not self._frames:
             if self._failure is not None:
                 raise self._failure
@@ -84,6 +86,10 @@ class Exchange:
             self._arrival.set_result(None)
 
 
+def _passed(until: float | None) -> bool:
+    return until is not None and asyncio.get_running_loop().time() >= until
+
+
 class _Line(asyncio.Protocol):
     """Bytes of one collector; dull on purpose."""
 
@@ -102,8 +108,12 @@ class _Line(asyncio.Protocol):
         except PeerError as error:
             # Only a broken or taken-over collector sends this: drop the line, the supervisor replaces it.
             self._relay.lost(self, str(error))
-            if self.transport is not None:
-                self.transport.abort()
+            self.close()
+
+    def close(self) -> None:
+        """Hear and say nothing more."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.lost(self, str(exc) if exc else "it ended")
@@ -128,6 +138,11 @@ class Relay:
         """A new collector is at the other end of `sock`."""
         loop = asyncio.get_running_loop()
         _, line = await loop.create_connection(lambda: _Line(self, self._max_body), sock=sock)
+        before = self._line
+        if before is not None:
+            # One that hangs in the kernel keeps its end of the line open even when it was killed.
+            self.lost(before, "another took its place")
+            before.close()
         self._line = line
         waiting, self._waiting = self._waiting, []
         for exchange in waiting:

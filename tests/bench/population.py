@@ -18,8 +18,9 @@ _LONG: Final = ["--option", "x" * 40] * 25
 _BATCH: Final = 500
 
 
-def _spawn(count: int, executables: list[str]) -> None:
+def _spawn(count: int, folder: str) -> None:
     """In a helper process: start `count` mixed children, say so, wait for the end of input, end them."""
+    executables = sorted(f"{folder}/{name}" for name in os.listdir(folder))
     children: list[subprocess.Popen[bytes] | int] = []
     for number in range(count):
         kind = number % 10
@@ -59,15 +60,12 @@ def population(count: int) -> Iterator[None]:
     """`count` extra processes until the block ends."""
     folder = tempfile.mkdtemp(prefix="daemoneye-bench-")
     os.chmod(folder, 0o755)
-    executables = []
     for number in range(COPIES):
-        path = f"{folder}/worker-{number:02}"
-        shutil.copy("/bin/sleep", path)
-        executables.append(path)
+        shutil.copy("/bin/sleep", f"{folder}/worker-{number:02}")
     # Several helpers, because each pipe to a shell costs a descriptor.
     helpers = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.population", str(min(_BATCH, count - start)), *executables],
+            [sys.executable, "-m", "tests.bench.population", str(min(_BATCH, count - start)), folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,4 +88,4 @@ def population(count: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    _spawn(int(sys.argv[1]), sys.argv[2:])
+    _spawn(int(sys.argv[1]), sys.argv[2])

@@ -105,7 +105,7 @@ def measure(_processes: int, rounds: int) -> list[Report]:
         Report(
             "round trip of a cached hash check",
             (
-                Figure("p50, procmond / echo", half["procmond"] / half["echo"], "ratio"),
+                Figure("p50, procmond / echo", half["procmond"] / half["echo"], "ratio", 12),
                 Figure("p99, procmond / echo", tail["procmond"] / tail["echo"], "ratio"),
                 Figure("p50, procmond", half["procmond"] * 1e6, "us"),
                 Figure("p99, procmond", tail["procmond"] * 1e6, "us"),

@@ -11,12 +11,17 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import enumeration, roundtrip
+from tests.bench import cold, enumeration, hashing, roundtrip, split, steady
 from tests.bench.measure import Report, render
 
 BENCHMARKS: Final[dict[str, Callable[[int, int], list[Report]]]] = {
     "enumeration": enumeration.measure,
+    "split": split.measure,
     "roundtrip": roundtrip.measure,
+    "memory": steady.measure_memory,
+    "steady": steady.measure_share,
+    "hashing": hashing.measure,
+    "cold": cold.measure,
 }
 
 

@@ -89,7 +89,7 @@ def running() -> Iterator[Running]:
 
 
 def ids(pid: int, label: str) -> set[str]:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
         if line.startswith(f"{label}:"):
             return set(line.split()[1:])
     raise AssertionError(label)
@@ -100,7 +100,7 @@ def in_group(leader: int) -> list[int]:
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         if fields[2] == str(leader) and fields[0] != "Z":
@@ -139,7 +139,8 @@ def test_the_inventory_is_told(running: Running) -> None:
     counted = re.search(r"^Processes +([\d,]+)", text, re.MULTILINE)
     assert counted is not None
     assert int(counted[1].replace(",", "")) > 3
-    assert max(map(len, running.lines[5:])) <= 120
+    report = running.lines[running.lines.index("First sweep") : -1]
+    assert max(map(len, report)) <= 120
 
 
 def test_the_line_to_paste_answers(running: Running) -> None:
@@ -180,12 +181,14 @@ def test_a_signal_ends_it_within_five_seconds_and_nothing_is_left(number: signal
     assert_nothing_left(running)
 
 
-def test_it_ends_by_itself_when_its_time_is_over() -> None:
-    process = up("--for", "6s")
-    running = until_told(process)
-    _, err = process.communicate(timeout=20)
+def test_it_ends_by_itself_but_not_before_the_inventory() -> None:
+    process = up("--for", "0.5s")
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert_nothing_left(running)
+    assert "Most interesting" in out
+    found = re.search(r"^socket +(\S+)/procmond\.sock$", out, re.MULTILINE)
+    assert found is not None
+    assert not os.path.exists(found[1])
 
 
 def test_a_reader_that_goes_ends_it_silently() -> None:
@@ -224,10 +227,11 @@ def test_children_end_when_it_is_killed() -> None:
 
 @needs_root
 def test_nothing_is_imported_once_root_is_given_up() -> None:
-    process = up("--verbose", "--for", "6s", program=("-c", WATCH_IMPORTS))
-    out, err = process.communicate(timeout=30)
+    process = up("--verbose", program=("-c", WATCH_IMPORTS))
+    until_told(process)
+    process.terminate()
+    _, err = process.communicate(timeout=10)
     assert process.returncode == 0, err
-    assert "sweep 2" in out
     assert '"sweep_completed"' in err  # the agent's log is what was looked at
     assert "LATE IMPORT" not in err
 
@@ -238,7 +242,7 @@ def test_an_ordinary_user_runs_both_and_hears_what_is_not_seen() -> None:
     if command is None:
         pytest.skip("no interpreter of this version, with this checkout, that other users can read")
     result = subprocess.run(
-        [*command, "up", "--for", "5s"],
+        [*command, "up", "--for", "1s"],
         check=False,
         capture_output=True,
         text=True,
@@ -247,7 +251,7 @@ def test_an_ordinary_user_runs_both_and_hears_what_is_not_seen() -> None:
         extra_groups=[],
         cwd="/",
         env={"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        timeout=30,
+        timeout=60,
     )
     out = result.stdout
     assert (result.returncode, result.stderr) == (0, "")
