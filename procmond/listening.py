@@ -105,6 +105,24 @@ class Listener:
         os.unlink(self.path)
 
 
+def split_connector(
+    passed: Sequence[InheritedSocket],
+) -> tuple[socket.socket | None, Sequence[InheritedSocket]]:
+    """The netlink socket systemd bound to the process connector (`ListenNetlink=connector 1`), if it passed
+    one, and all others."""
+    connector: socket.socket | None = None
+    others: list[InheritedSocket] = []
+    for each in passed:
+        sock = socket.socket(fileno=os.dup(each.descriptor))
+        if sock.family == socket.AF_NETLINK and connector is None:
+            connector = sock
+            os.close(each.descriptor)
+        else:
+            sock.close()
+            others.append(each)
+    return connector, others
+
+
 def inherited(passed: Sequence[InheritedSocket]) -> socket.socket | None:
     """The listening socket systemd passed, None when it passed nothing.
 

@@ -23,9 +23,10 @@ from procmond.collect.choice import check_choice
 from procmond.collect.service import serve as serve_collector
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
+from procmond.events.choice import Opened, open_sources
 from procmond.front.service import serve as serve_front
 from procmond.front.settings import FrontSettings
-from procmond.listening import Listener, inherited
+from procmond.listening import Listener, inherited, split_connector
 from procmond.supervisor import Bodies, Supervisor
 
 EXIT_USAGE: Final = 2
@@ -57,15 +58,19 @@ def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
     for warning in access.warnings:
         _log.warning("name_missing", detail=warning)
     with ExitStack() as stack:
-        listener = inherited(listen_fds())
+        connector, passed = split_connector(listen_fds())
+        listener = inherited(passed)
         if listener is None:
             own = stack.enter_context(Listener(settings.socket, access.socket_gid))
             assert own.sock is not None  # noqa: S101 - entered, so it is open
             listener = own.sock
+        opened = open_sources(settings.event_source, connector)
+        stack.callback(opened.close)
         return Supervisor(
             listener,
             front_settings(settings, access),
             collector_settings(settings),
+            opened,
             Bodies(_be_front, _be_collector),
             lambda: _reload(arguments),
         ).run()
@@ -123,9 +128,9 @@ def _be_front(listener: socket.socket, supervisor: socket.socket, settings: Fron
         runner.run(serve_front(listener, supervisor, settings))
 
 
-def _be_collector(line: socket.socket, settings: CollectorSettings) -> None:
+def _be_collector(line: socket.socket, settings: CollectorSettings, opened: Opened) -> None:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_collector(line, settings))
+        runner.run(serve_collector(line, settings, opened))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from common.logs import get_logger
 from common.service import notify
 from procmond import control
 from procmond.collect.settings import CollectorSettings
+from procmond.events.choice import Opened
 from procmond.front.settings import FrontSettings
 
 GRACE_S: Final = 4.5
@@ -58,8 +59,8 @@ class Bodies(NamedTuple):
 
     front: Callable[[socket.socket, socket.socket, FrontSettings], None]
     """Listening socket, line to the supervisor, settings."""
-    collector: Callable[[socket.socket, CollectorSettings], None]
-    """Line to the front, settings."""
+    collector: Callable[[socket.socket, CollectorSettings, Opened], None]
+    """Line to the front, settings, event sources."""
 
 
 class Supervisor:
@@ -70,13 +71,18 @@ class Supervisor:
         listener: socket.socket,
         front: FrontSettings,
         collector: CollectorSettings,
+        opened: Opened,
         bodies: Bodies,
         reload: Callable[[], FrontSettings | None],
     ) -> None:
-        """`reload` reads the configuration again for SIGHUP; None when it is no good, which it logged."""
+        """`opened` is kept over all collectors, so that what one had not taken the next one gets.
+
+        `reload` reads the configuration again for SIGHUP; None when it is no good, which it logged.
+        """
         self._listener = listener
         self._front_settings = front
         self._collector_settings = collector
+        self._opened = opened
         self._bodies = bodies
         self._reload = reload
         self._selector = selectors.DefaultSelector()
@@ -173,6 +179,7 @@ class Supervisor:
 
         def body() -> None:
             ours.close()
+            self._opened.close()
             self._bodies.front(self._listener, theirs, self._front_settings)
 
         self._fork("front", body)
@@ -188,7 +195,7 @@ class Supervisor:
             self._listener.close()
             if self._control is not None:
                 self._control.close()
-            self._bodies.collector(theirs, self._collector_settings)
+            self._bodies.collector(theirs, self._collector_settings, self._opened)
 
         self._fork("collector", body)
         theirs.close()

@@ -12,9 +12,11 @@ from common.errors import TooLarge
 from common.messages import DetectionResult, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
+from procmond.collect.live import monitor_live
 from procmond.collect.request import Request
 from procmond.collect.sighting import FileIdentity
-from procmond.collect.sweep import Slicer, Tools, enumerate_processes
+from procmond.collect.slices import Slicer
+from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
 
 Handler = Callable[[Request, Tools], Awaitable[bytes]]
@@ -66,9 +68,17 @@ async def running_images() -> Sequence[tuple[int, FileIdentity]]:
     return found
 
 
+async def monitor(request: Request, tools: Tools) -> bytes:
+    """Answer MONITOR_PROCESS_TREE, once or for as long as the client listens. Raises: InvalidTask, TooLarge."""
+    options = request.task.options
+    if options is not None and options.live:
+        await monitor_live(request, tools)
+    return await monitor_tree(request, tools)
+
+
 TABLE: Final[dict[int, Handler]] = {
     TaskType.ENUMERATE_PROCESSES: enumerate_processes,
     TaskType.CHECK_PROCESS_HASH: check_hash,
     TaskType.VERIFY_EXECUTABLE: check_hash,
-    TaskType.MONITOR_PROCESS_TREE: monitor_tree,
+    TaskType.MONITOR_PROCESS_TREE: monitor,
 }

@@ -10,6 +10,8 @@ import socket
 import time
 from typing import cast
 
+import msgspec
+
 from common import codec
 from common.errors import TaskError
 from common.logs import get_logger
@@ -19,10 +21,14 @@ from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.hashing import HashEngine
+from procmond.collect.procfs import ProcfsCollector
+from procmond.collect.redaction import redact
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
-from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
+from procmond.events.choice import Opened
+from procmond.events.watch import Equipment, Watch
+from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, SourceReport
 
 _log = get_logger("procmond.collect")
 
@@ -54,8 +60,9 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings) -> None:
+    def __init__(self, settings: CollectorSettings, opened: Opened) -> None:
         collector, limitations = choose(settings)
+        redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
@@ -69,7 +76,17 @@ class CollectorService:
             file_deadline_s=settings.hash_file_deadline_s,
             cache_entries=settings.hash_cache_entries,
         )
-        self._tools = Tools(collector, self._engine, settings.hash_budget_s)
+        equipment = Equipment(
+            opened=opened,
+            engine=self._engine,
+            max_file_bytes=settings.hash_max_file_bytes,
+            looker=ProcfsCollector(redact_arguments, boot_time=settings.boot_time, held_descriptors=0),
+            sweeper=collector,
+            boot_time=settings.boot_time,
+            redact=redact_arguments,
+        )
+        self._watch = Watch(equipment, self._report)
+        self._tools = Tools(collector, self._engine, settings.hash_budget_s, self._watch)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.
         self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
@@ -82,8 +99,10 @@ class CollectorService:
         async with asyncio.TaskGroup() as group:
             self._group = group
             await loop.create_connection(lambda: self._line, sock=sock)
-            self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
+            self._report(self._watch.now)
+            watching = group.create_task(self._watch.run(), name="watch")
             await self.stop.wait()
+            watching.cancel()
             for _, running in self._open.values():
                 running.cancel()
         await self._engine.close()
@@ -102,6 +121,10 @@ class CollectorService:
         elif message.kind is Kind.CANCEL:
             running.cancel()
 
+    def _report(self, events: SourceReport) -> None:
+        self._hello = msgspec.structs.replace(self._hello, events=events)
+        self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
+
     def _ask(self, message: LinkMessage) -> None:
         question = link.decode_question(message.body)
         request = Request(
@@ -110,6 +133,7 @@ class CollectorService:
             administrator=question.administrator,
             frame_limit=question.frame_limit,
             write=self._line.write,
+            resume=question.resume,
         )
         running = self._group.create_task(self._answer(request), name=f"request-{request.number}")
         self._open[request.number] = (request, running)
@@ -133,6 +157,6 @@ class CollectorService:
             request.stopped(summary())
 
 
-async def serve(line: socket.socket, settings: CollectorSettings) -> None:
-    """Be the collector until the line ends."""
-    await CollectorService(settings).serve(line)
+async def serve(line: socket.socket, settings: CollectorSettings, opened: Opened) -> None:
+    """Be the collector until the line ends; `opened` are the event sources it may read."""
+    await CollectorService(settings, opened).serve(line)

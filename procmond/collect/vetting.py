@@ -71,7 +71,7 @@ def follow(path: str) -> Descriptor | Obstacle:
     `path` is absolute and holds no NUL. Never waits for a peer, and opens nothing for reading.
     """
     try:
-        return _walk(path.encode(), _mounts().barred())
+        return _walk(path.encode(), mounts().barred())
     except OSError as error:
         return Obstacle(os.strerror(error.errno or 0))
 
@@ -87,19 +87,27 @@ class MountTable:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLPRI)
         self._barred: dict[bytes, str] | None = None
+        self._devices: dict[tuple[int, int], str] = {}
 
     def barred(self) -> Mapping[bytes, str]:
         """As `barred_mounts`, of the mounts there are now. Raises: OSError."""
         changed = bool(self._poll.poll(0))
         if changed or self._barred is None:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
-            pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
-            self._barred = barred_mounts(b"".join(pieces))
+            mountinfo = b"".join(iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b""))
+            self._devices = local_devices(mountinfo)
+            self._barred = barred_mounts(mountinfo)
         return self._barred
+
+    def devices(self) -> Mapping[tuple[int, int], str]:
+        """As `local_devices`, of the mounts there are now. Raises: OSError."""
+        self.barred()
+        return self._devices
 
 
 @functools.cache
-def _mounts() -> MountTable:
+def mounts() -> MountTable:
+    """The one of this process."""
     return MountTable()
 
 
@@ -117,6 +125,19 @@ def barred_mounts(mountinfo: bytes) -> dict[bytes, str]:
             barred[_unescaped(place)] = kind
     barred.pop(b"/", None)
     return barred
+
+
+def local_devices(mountinfo: bytes) -> dict[tuple[int, int], str]:
+    """The file systems that answer from this machine alone: the kernel's device (s_dev, which for btrfs and
+    overlayfs is not what stat reports) and their type."""
+    devices: dict[tuple[int, int], str] = {}
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(b" - ")
+        kind = right.partition(b" ")[0].decode("ascii", "replace")
+        if kind not in _REMOTE and kind not in _KERNEL_VIEWS and not kind.startswith("fuse"):
+            major, _, minor = left.split(b" ")[2].partition(b":")
+            devices[int(major), int(minor)] = kind
+    return devices
 
 
 def _unescaped(place: bytes) -> bytes:

@@ -14,7 +14,7 @@ from common.credentials import PeerCredentials, peer_credentials, peer_groups
 from common.errors import Busy, Denied, ShuttingDown
 from common.framing import encode_frame
 from common.logs import get_logger
-from common.messages import Permission
+from common.messages import EventSource, Permission
 from procmond import control
 from procmond.front import answers
 from procmond.front.admission import Admission
@@ -44,6 +44,8 @@ class Front:
         self._relay = Relay(settings.max_frame_size, self._hello)
         self._sessions: set[Session] = set()
         self._ended = 0
+        self._said: tuple[object, ...] = ()
+        """What is known of the collector in the log."""
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:
@@ -148,7 +150,17 @@ class Front:
             self._stop.set()
 
     def _hello(self, hello: Hello) -> None:
-        _log.info("collector_ready", collector=hello.collector, limitations=list(hello.limitations))
+        events = hello.events
+        said = (hello.collector, hello.limitations, events.source, events.reason)
+        if said != self._said:
+            self._said = said
+            _log.info(
+                "collector_ready",
+                collector=hello.collector,
+                limitations=list(hello.limitations),
+                event_source=EventSource(events.source).name.lower(),
+                event_source_reason=events.reason,
+            )
         if not self._greeted.is_set():
             self._greeted.set()
             control.send(self._supervisor, control.Ready())

@@ -36,7 +36,7 @@ from procmond.front import answers, dispatch
 from procmond.front.admission import Admission
 from procmond.front.dispatch import Handler
 from procmond.front.relay import Exchange, Relay
-from procmond.link import Kind, Question, encode_question
+from procmond.link import Kind, Question
 
 _MAX_CANCELS: Final = limits.MAX_TASKS_PER_CONNECTION
 """CANCEL_TASKs waiting for their targets on one connection; they are exempt from the other limits."""
@@ -186,7 +186,7 @@ class Session:
             self._settings.max_frame_size - answers.OWN_FIELDS_BYTES,
             codec.encode_task(task),
         )
-        exchange = flight.exchange = self._relay.ask(encode_question(question))
+        exchange = flight.exchange = self._relay.ask(question)
         sequence = 0
         try:
             while True:
