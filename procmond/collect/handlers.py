@@ -69,7 +69,8 @@ async def running_images() -> Sequence[tuple[int, FileIdentity]]:
 
 
 async def monitor(request: Request, tools: Tools) -> bytes:
-    """Answer MONITOR_PROCESS_TREE, once or for as long as the client listens. Raises: InvalidTask, TooLarge."""
+    """Answer MONITOR_PROCESS_TREE, once or for as long as the client listens. Raises: InvalidTask,
+    TooLarge."""
     options = request.task.options
     if options is not None and options.live:
         await monitor_live(request, tools)

@@ -1,5 +1,5 @@
-"""The processes that exist, as events, parents first. One rule: from the look at a process on, events tell the
-rest, and none of them twice."""
+"""The processes that exist, as events, parents first. One rule: from the look at a process on, events tell
+the rest, and none of them twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from procmond.events.table import ProcessTable
 from procmond.events.watch import boot_ns
 
 HASH_BUDGET_S: Final = 2.0
-"""Seconds a snapshot waits for cold hashes unless the task says how long: events wait in a queue meanwhile."""
+"""Seconds a snapshot waits for cold hashes unless the task says how long: events wait in a queue
+meanwhile."""
 
 Send = Callable[[list[bytes]], Awaitable[None]]
 

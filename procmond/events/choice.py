@@ -22,8 +22,8 @@ CHOICES: Final[dict[str, tuple[EventSource, ...]]] = {
     "connector": (EventSource.PROCESS_CONNECTOR, EventSource.POLLING),
     "polling": (EventSource.POLLING,),
 }
-"""What `--event-source` stands for: the sources in the order in which they are taken. Polling always works, so
-it comes last even where another was named: a source that fails later leaves nobody blind."""
+"""What `--event-source` stands for: the sources in the order in which they are taken. Polling always works,
+so it comes last even where another was named: a source that fails later leaves nobody blind."""
 
 NAMES: Final[dict[EventSource, str]] = {
     EventSource.EBPF: "eBPF",

@@ -1,8 +1,8 @@
 """The process connector as an event source. One rule: a message that did not come is counted, by the kernel's
 own sequence numbers.
 
-The supervisor opens the socket while it may; every collector reads the same one. What a collector has taken is
-noted in memory shared with the supervisor, so the next one knows what it may have missed.
+The supervisor opens the socket while it may; every collector reads the same one. What a collector has taken
+is noted in memory shared with the supervisor, so the next one knows what it may have missed.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _enlarge(sock: socket.socket) -> None:
 
 def _listen(sock: socket.socket) -> str:
     """Ask for events; empty, or why there will be none. Raises: OSError."""
-    sequence = int.from_bytes(os.urandom(4), "little")
-    sock.send(wire.encode_listen(sequence, 0))
+    mark = int.from_bytes(os.urandom(4), "little") >> 1
+    sock.send(wire.encode_listen(mark))
     deadline = time.monotonic() + ACKNOWLEDGE_S
     while (left := deadline - time.monotonic()) > 0:
         if not select.select([sock], [], [], left)[0]:
@@ -113,13 +113,14 @@ def _listen(sock: socket.socket) -> str:
         except (OSError, wire.MalformedMessage):  # an overrun by now; or another's message
             continue
         for message in messages:
-            if isinstance(message, wire.Acknowledged) and message.sequence == sequence:
+            if isinstance(message, wire.Acknowledged) and message.acknowledged == mark + 1:
                 return os.strerror(message.error) if message.error else ""
     return f"no acknowledgement within {ACKNOWLEDGE_S:g} s: not the initial pid and network namespaces"
 
 
 class _Ledger:
-    """What was taken, in memory that outlives the reader: counts by kind, losses, each processor's sequence."""
+    """What was taken, in memory that outlives the reader: counts by kind, losses, each processor's
+    sequence."""
 
     _COUNTS = struct.Struct("=6Q")
     _SEQUENCE = struct.Struct("=Q")
@@ -229,8 +230,6 @@ class ConnectorReader:
         ledger = self._ledger
         try:
             for message in wire.parse_messages(data):
-                if isinstance(message, wire.Acknowledged):
-                    continue
                 ledger.lost += ledger.expect(message.processor, message.sequence)
                 for event in self._filter.processes(message):
                     ledger.taken[_INDEX[type(event)]] += 1

@@ -1,7 +1,7 @@
 """Messages of the process connector as values. One rule: pure and total: any bytes give values or an error.
 
-Layout: include/uapi/linux/netlink.h, connector.h and cn_proc.h, in the machine's byte order. Pids are those of
-the initial namespace, the only one in which the kernel sends these messages; uids and exit codes are the
+Layout: include/uapi/linux/netlink.h, connector.h and cn_proc.h, in the machine's byte order. Pids are those
+of the initial namespace, the only one in which the kernel sends these messages; uids and exit codes are the
 kernel's.
 """
 
@@ -55,11 +55,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Acknowledged(Message, frozen=True, gc=False):
-    """The kernel's answer to LISTEN: `sequence` is the asker's, `pid` and `group` mean nothing."""
+    """The kernel's answer to LISTEN, to all that listen; `pid` and `group` mean nothing."""
 
     error: int
     acknowledged: int
-    """The asker's `ack` and one more."""
+    """The asker's mark and one more."""
 
 
 class Forked(Message, frozen=True, gc=False):
@@ -88,13 +88,13 @@ class Other(Message, frozen=True, gc=False):
     """An event of a kind that is not used (session, ptrace, comm, core dump); it counts in the sequence."""
 
 
-def encode_listen(sequence: int, sender: int) -> bytes:
-    """The request to send events; `sender` is the netlink port, 0 lets the kernel find it."""
+def encode_listen(mark: int) -> bytes:
+    """The request to send events; the answer shows `mark`, 32 bits, plus one."""
     payload = struct.pack("=I", _LISTEN)
     size = _BODY_AT + len(payload)
     return (
-        _NETLINK.pack(size, _NLMSG_DONE, 0, 0, sender)
-        + _CONNECTOR.pack(GROUP, GROUP, sequence, 0, len(payload), 0)
+        _NETLINK.pack(size, _NLMSG_DONE, 0, 0, 0)
+        + _CONNECTOR.pack(GROUP, GROUP, 0, mark, len(payload), 0)
         + payload
     )
 
@@ -121,7 +121,7 @@ def _message(data: bytes, start: int, end: int) -> Message:
     what, processor, monotonic_ns = _EVENT.unpack_from(data, start + _BODY_AT)
     if (index, value) != (GROUP, GROUP):
         raise MalformedMessage(f"message of connector {index}.{value}")
-    if processor >= MAX_PROCESSORS and what != _NONE:
+    if processor >= MAX_PROCESSORS:
         raise MalformedMessage(f"message from processor {processor}")
     form = _DATA.get(what)
     if form is None:

@@ -1,4 +1,5 @@
-"""The ring buffer as an event source. One rule: a record nobody understands means the whole source is wrong."""
+"""The ring buffer as an event source. One rule: a record nobody understands means the whole source is
+wrong."""
 
 from __future__ import annotations
 

@@ -291,5 +291,5 @@ def _inherited(process: Process | None) -> Facts:
     known = codec.decode(ProcessRecord, process.record)
     facts: Facts = {"provenance": Provenance.PARENT}
     for field in _INHERITED:
-        facts[field] = getattr(known, field)  # type: ignore[literal-required]  # names of both
+        facts[field] = getattr(known, field)
     return facts

@@ -1,5 +1,5 @@
-"""Events from two looks at all processes. One rule: it says only what the two looks show, and that this is not
-all.
+"""Events from two looks at all processes. One rule: it says only what the two looks show, and that this is
+not all.
 
 Pure: the looking is done by `found`. What begins and ends between two looks leaves no trace in either.
 """
@@ -19,8 +19,8 @@ MAX_SHARE: Final = 0.05
 """Of one core that looking may take: on a host with many processes the interval grows instead."""
 
 BLIND_SPOTS: Final = (
-    f"polling every {INTERVAL_S:g} s or more does not see processes that start and end between two looks, the "
-    "runs of an image by a process that runs it already, changes of credentials, exit codes, and who forked"
+    f"polling every {INTERVAL_S:g} s or more does not see processes that start and end between two looks, "
+    "the run of an image by a process that runs it already, changes of credentials, exit codes, who forked"
 )
 
 

@@ -1,15 +1,15 @@
 """Hashes of images that ran, also of processes that are gone. One rule: a digest counts only if inode, size,
 modification and change time prove that the bytes read are the bytes that ran.
 
-The kernel says at exec which inode runs, in which state. What has the same inode, size and change time has the
-same content, unless it was changed again within the resolution of change times. The device must agree too,
-or somebody would lay a twin with the same numbers on another file system; but the kernel's device is not what
-stat reports on btrfs and overlayfs, so there it must only not be that of any other kind. Three ways, best
-first:
+The kernel says at exec which inode runs, in which state. What has the same inode, size and change time has
+the same content, unless it was changed again within the resolution of change times. The device must agree
+too, or somebody would lay a twin with the same numbers on another file system; but the kernel's device is not
+what stat reports on btrfs and overlayfs, so there it must only not be that of any other kind. Three ways,
+best first:
 
 - the file was hashed before, long enough after its last change;
-- /proc/PID/exe, opened at once: the kernel lets nobody write to what runs, so what was opened is what ran, and
-  a later change shows in the change time;
+- /proc/PID/exe, opened at once: the kernel lets nobody write to what runs, so what was opened is what ran,
+  and a later change shows in the change time;
 - the file at the path, when the process is gone: sound unless the file was changed just before it ran.
 """
 
@@ -43,8 +43,8 @@ LOCAL_DEVICES_S: Final = 1.0
 
 _LOOK: Final = os.O_PATH | os.O_CLOEXEC
 _FINE_GRAINED: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
-"""Whose change times move with every change somebody could see, since Linux 6.13 (FS_MGTIME). Since 6.13, too,
-the kernel again refuses to write to what runs."""
+"""Whose change times move with every change somebody could see, since Linux 6.13 (FS_MGTIME). Since 6.13,
+too, the kernel again refuses to write to what runs."""
 _OWN_DEVICES: Final = frozenset({"btrfs", "overlay"})
 """Whose stat reports devices of their own, which no mount shows."""
 _FINE_GRAINED_SINCE: Final = (6, 13)

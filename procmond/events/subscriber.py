@@ -1,8 +1,8 @@
 """One subscriber's queue. One rule: what is not delivered is counted by kind, and a gap stands in its place.
 
-Pure. The life of a subscriber: a snapshot is under way (events wait, unfiltered, for nobody knows yet what the
-snapshot will show); then events pass the filters as they come. A gap in what the kernel gave, not in what this
-reader took, asks for another snapshot.
+Pure. The life of a subscriber: a snapshot is under way (events wait, unfiltered, for nobody knows yet what
+the snapshot will show); then events pass the filters as they come. A gap in what the kernel gave, not in what
+this reader took, asks for another snapshot.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Subscriber:
         max_bytes: int = MAX_QUEUED_BYTES,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`began_ns` (boot time) is when the stream began, `since_ns` when it goes on: earlier events are none
-        of its. `first` is the next event's number.
+        """`began_ns` (boot time) is when the stream began, `since_ns` when it goes on: earlier events are
+        none of its. `first` is the next event's number.
         """
         self.wish = wish
         self.next = first

@@ -1,9 +1,9 @@
-"""The processes known from events and sweeps. One rule: keyed by identity, so a number that is used again never
-speaks for the one before.
+"""The processes known from events and sweeps. One rule: keyed by identity, so a number that is used again
+never speaks for the one before.
 
 Pure. Those that ended are remembered for a while, because their children, and events that come late, still
-refer to them. Losses leave traces: a process whose exit was lost goes when its number is seen again, or when a
-sweep does not find it.
+refer to them. Losses leave traces: a process whose exit was lost goes when its number is seen again, or when
+a sweep does not find it.
 """
 
 from __future__ import annotations

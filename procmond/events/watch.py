@@ -1,8 +1,8 @@
 """Live events as a service of the collector. One rule: drain first, enrich after, and never for longer than a
 slice at a time.
 
-Owns the source in force and the order of fall-back, the table, the enrichers and the hub. Belongs to one event
-loop.
+Owns the source in force and the order of fall-back, the table, the enrichers and the hub. Belongs to one
+event loop.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ class Watch:
             if not self._wanted.is_set():
                 before = {}
                 await self._wanted.wait()
-            began = time.monotonic()
+            began = time.thread_time()
             look = await self._look()
             now = {key: seen for key, (seen, _) in look.items()}
             if before:
@@ -302,7 +302,7 @@ class Watch:
             self._accounted_ns = boot_ns()
             self.table.forget(self._accounted_ns)
             self._tell()
-            spent = time.monotonic() - began
+            spent = time.thread_time() - began
             await asyncio.sleep(max(polling.INTERVAL_S, spent / polling.MAX_SHARE))
 
     async def _look(self) -> dict[Key, tuple[polling.Seen, bytes]]:

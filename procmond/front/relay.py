@@ -1,8 +1,8 @@
 """The front's end of the line to the collector. One rule: answers pass through as bytes, never decoded.
 
 A lost collector costs no connection: questions of which nothing was sent yet are asked again once when the
-next collector comes, others fail with INTERNAL. Live ones are always asked again, with what the lost collector
-said about how far it got; the next one says what is missing and goes on.
+next collector comes, others fail with INTERNAL. Live ones are always asked again, with what the lost
+collector said about how far it got; the next one says what is missing and goes on.
 """
 
 from __future__ import annotations
