@@ -131,6 +131,7 @@ def _loaded(library: Libbpf, path: str, settings: bytes, without: set[str]) -> I
         yield found
     finally:
         library.release("bpf_object__close", pointer)
+        library.trim()
 
 
 def _boottime_offset_ns() -> int:

@@ -19,14 +19,29 @@ struct settings {
 };
 const volatile struct settings settings = {};
 
+/* The pid's number and namespace at a level. Older verifiers allow no arithmetic on a pointer they know the
+ * type of, so this takes one that has been forgotten: see forget_type. */
+static __always_inline struct upid *number_at(struct pid *pid, u32 level)
+{
+	return (void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+}
+
+static __always_inline struct pid *forget_type(struct pid *pid)
+{
+	struct pid *plain = 0;
+
+	bpf_probe_read_kernel(&plain, sizeof(plain), &pid);
+	return plain;
+}
+
 static __noinline u32 scan_levels(struct pid *pid)
 {
 	u32 level = pid->level;
+	struct pid *plain = forget_type(pid);
 
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < MAX_PID_LEVELS && i <= level; i++) {
-		struct upid *number = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      i * bpf_core_type_size(struct upid);
+		struct upid *number = number_at(plain, i);
 
 		if (BPF_CORE_READ(number, ns, ns.inum) == settings.pid_namespace)
 			return BPF_CORE_READ(number, nr);
@@ -45,15 +60,13 @@ static __always_inline u32 pid_here(struct pid *pid)
 /* The namespace a pid was made in; what /proc/PID/ns/pid shows. */
 static __always_inline u32 pid_namespace_of(struct pid *pid)
 {
-	u32 level;
+	struct upid *number;
 
 	if (!pid)
 		return 0;
-	level = pid->level;
-	if (level == 0)
-		return BPF_CORE_READ(pid, numbers[0].ns, ns.inum);
-	struct upid *number = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-			      level * bpf_core_type_size(struct upid);
+	if (pid->level == 0)
+		return pid->numbers[0].ns->ns.inum;
+	number = number_at(forget_type(pid), pid->level);
 	return BPF_CORE_READ(number, ns, ns.inum);
 }
 
@@ -79,7 +92,7 @@ static __always_inline void read_identity(struct identity *to, struct task_struc
 
 	to->start_ns = start_of(leader);
 	to->exec_id = leader->self_exec_id;
-	to->cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id);
+	to->cgroup_id = leader->cgroups->dfl_cgrp->kn->id;
 	to->pid = pid;
 	to->ppid = 0;
 	to->parent_start_ns = 0;
@@ -92,7 +105,7 @@ static __always_inline void read_identity(struct identity *to, struct task_struc
 	to->login_uid = bpf_core_field_exists(leader->loginuid) ? leader->loginuid.val : ~0U;
 	to->session = pid_here(signal->pids[SESSION]);
 	to->pid_namespace = pid_namespace_of(leader->thread_pid);
-	to->mount_namespace = namespaces ? BPF_CORE_READ(namespaces, mnt_ns, ns.inum) : 0;
+	to->mount_namespace = namespaces ? namespaces->mnt_ns->ns.inum : 0;
 	to->flags = leader->flags & KERNEL_THREAD ? FLAG_KERNEL_THREAD : 0;
 	to->unused = 0;
 	bpf_probe_read_kernel(to->comm, sizeof(to->comm), leader->comm);

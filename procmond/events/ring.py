@@ -21,8 +21,9 @@ import msgspec
 
 from common.messages import ProcessEventKind
 from procmond.events.ebpf import Programs
+from procmond.events.facts import KernelEvent
 from procmond.events.libbpf import SAMPLE
-from procmond.events.wire import KIND_OF, KernelEvent, MalformedRecord, parse_event
+from procmond.events.wire import KIND_OF, MalformedRecord, parse_event
 
 RING_BYTES: Final = 2 * 1024 * 1024
 """As records.bpf.h has it: some 1.5 s of 1,000 short processes a second, should nobody read."""
@@ -106,8 +107,7 @@ class EventRing:
 
     def fileno(self) -> int:
         """Of the descriptor to wait on."""
-        descriptor: int = self._programs.ring
-        return descriptor
+        return self._programs.ring
 
     def drain(self, limit: int = DRAIN_RECORDS) -> list[KernelEvent]:
         """Take the records that are there, at most `limit` of them, oldest first.

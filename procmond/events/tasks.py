@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from procmond.events.ebpf import Programs
-from procmond.events.wire import TaskFacts, parse_tasks
+from procmond.events.facts import TaskFacts
+from procmond.events.wire import parse_tasks
 
 _READ_BYTES: Final = 64 * 1024
 """More than the kernel's buffer of 32 KiB, so that each read ends with a whole record."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from procmond.events import ebpf, wire
-from procmond.events.wire import CredentialsEvent, ExecEvent
+from procmond.events import ebpf, facts
+from procmond.events.facts import CredentialsEvent, ExecEvent
 from tests.procmond.events.workload import Recorder
 
 
@@ -67,6 +67,6 @@ def test_an_exec_that_raises_privileges_tells_them_itself(recorder: Recorder) ->
         assert len(recorder.of(pid, CredentialsEvent)) == 1
         event = recorder.the(pid, ExecEvent)
         assert (event.real_uid, event.effective_uid) == (1234, os.getuid())
-        assert event.flags & wire.SECURE
+        assert event.flags & facts.SECURE
     finally:
         shutil.rmtree(directory)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from common.messages import ProcessEventKind
-from procmond.events import ebpf, wire
+from procmond.events import ebpf, facts, wire
+from procmond.events.facts import ExecEvent, ExitEvent, ForkEvent
 from procmond.events.ring import Account, EventRing
-from procmond.events.wire import ExecEvent, ExitEvent, ForkEvent
 from tests.procmond.events.workload import TRUE, Recorder, argument_bytes
 
 LOOP = "i=0; while [ $i -lt %d ]; do /bin/true tag$i; i=$((i+1)); done"
@@ -59,7 +59,7 @@ def test_the_facts_of_an_exec_are_those_of_proc(recorder: Recorder, tmp_path: Pa
         assert event.mount_namespace == (proc / "ns/mnt").stat().st_ino
         assert event.login_uid == int((proc / "loginuid").read_text())
         assert (event.real_uid, event.real_gid) == (os.getuid(), os.getgid())
-        assert event.flags == wire.HAS_IMAGE | wire.HAS_CWD
+        assert event.flags == facts.HAS_IMAGE | facts.HAS_CWD
     finally:
         process.kill()
         process.wait()
@@ -119,7 +119,7 @@ def test_a_memfd_is_an_image_without_a_name_on_disk(recorder: Recorder) -> None:
 
     event = recorder.the(recorder.fork(child), ExecEvent)
     assert event.path == b"/memfd:hidden"
-    assert event.flags & wire.IMAGE_DELETED
+    assert event.flags & facts.IMAGE_DELETED
     assert event.links == 0
     assert event.size == os.stat(TRUE).st_size
 
@@ -136,7 +136,7 @@ def test_an_unlinked_image_is_marked_and_keeps_its_former_path(recorder: Recorde
 
     event = recorder.the(recorder.fork(child), ExecEvent)
     assert event.path == os.fsencode(copy)
-    assert event.flags & wire.IMAGE_DELETED
+    assert event.flags & facts.IMAGE_DELETED
 
 
 def test_a_script_is_the_invoked_path_and_its_interpreter_the_image(
@@ -148,7 +148,7 @@ def test_a_script_is_the_invoked_path_and_its_interpreter_the_image(
     _, event, end = recorder.life(recorder.run([str(script), "one"]))
     assert event.invoked_path == os.fsencode(script)
     assert event.interpreter == b"/bin/sh"
-    assert event.flags & wire.INTERPRETED
+    assert event.flags & facts.INTERPRETED
     assert event.path == os.fsencode(os.path.realpath("/bin/sh"))
     assert event.arguments == argument_bytes(["/bin/sh", "-e", str(script), "one"])
     assert event.name == b"script"
@@ -208,7 +208,7 @@ def test_a_path_is_cut_only_beyond_its_bound(recorder: Recorder, tmp_path: Path)
         os.execv(TRUE, [TRUE])
 
     event = recorder.the(recorder.fork(child), ExecEvent)
-    assert event.flags & wire.CWD_CUT
+    assert event.flags & facts.CWD_CUT
     assert len(event.upward_cwd) <= 4096
 
 
@@ -288,7 +288,7 @@ INSIDE = """
 import json, os, subprocess, sys
 from procmond.events import ebpf, tasks
 from procmond.events.ring import EventRing
-from procmond.events.wire import ExecEvent
+from procmond.events.facts import ExecEvent
 programs = ebpf.load()
 assert isinstance(programs, ebpf.Programs), programs
 ring = EventRing(programs)

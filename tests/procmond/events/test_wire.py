@@ -13,20 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import ProcessStatus
-from procmond.events import ring, wire
-from procmond.events.wire import (
+from procmond.events import facts, ring, wire
+from procmond.events.facts import (
     CredentialsEvent,
     ExecEvent,
     ExitEvent,
     ForkEvent,
     KernelEvent,
-    MalformedRecord,
     TaskFacts,
     forward,
-    parse_event,
-    parse_tasks,
     status_of,
 )
+from procmond.events.wire import MalformedRecord, parse_event, parse_tasks
 
 HEADER_FILE = Path(wire.__file__).with_name("records.bpf.h").read_text()
 FORK, EXEC, EXIT, CREDENTIALS, TASK = range(1, 6)
@@ -101,8 +99,8 @@ class Task(ctypes.Structure):
 
 IDENTITY = Identity(
     *(30_000_000_001, 20_009_999_999, 7, 4711),
-    *(100, 1, 1000, 1001, 1002, 1003, wire.NO_LOGIN_UID, 99),
-    *(4026531836, 4026531841, wire.HAS_IMAGE, 0),
+    *(100, 1, 1000, 1001, 1002, 1003, facts.NO_LOGIN_UID, 99),
+    *(4026531836, 4026531841, facts.HAS_IMAGE, 0),
     b"sh",
 )
 IMAGE = Image(12345, 35664, -5, 1_700_000_000, 999_999_999, 7, 8 << 20 | 0x12345, 1)
@@ -149,11 +147,11 @@ def test_every_record_tells_who(form: type[KernelEvent]) -> None:
         1002,
         1003,
     )
-    assert (event.exec_id, event.cgroup_id, event.login_uid) == (7, 4711, wire.NO_LOGIN_UID)
+    assert (event.exec_id, event.cgroup_id, event.login_uid) == (7, 4711, facts.NO_LOGIN_UID)
     assert (event.pid_namespace, event.mount_namespace, event.flags) == (
         4026531836,
         4026531841,
-        wire.HAS_IMAGE,
+        facts.HAS_IMAGE,
     )
 
 
@@ -333,9 +331,8 @@ def test_bounds_and_flags_are_those_the_programs_are_compiled_with() -> None:
     }
     assert stated["LAYOUT"] == wire.LAYOUT
     assert stated["ARGUMENT_BYTES"] == wire.ARGUMENT_BYTES
-    assert stated["RECORD_BYTES"] == wire.RECORD_BYTES
     assert stated["RING_BYTES"] == ring.RING_BYTES
     flags = {name.removeprefix("FLAG_"): value for name, value in stated.items() if name.startswith("FLAG_")}
     names = {"IMAGE": "HAS_IMAGE", "CWD": "HAS_CWD"}
     assert len(flags) == 12
-    assert {name: getattr(wire, names.get(name, name)) for name in flags} == flags
+    assert {name: getattr(facts, names.get(name, name)) for name in flags} == flags

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from procmond.events.facts import ExecEvent, ExitEvent, ForkEvent, KernelEvent
 from procmond.events.ring import EventRing
-from procmond.events.wire import ExecEvent, ExitEvent, ForkEvent, KernelEvent
 
 TRUE = "/bin/true"
 DEADLINE_S = 10.0
