@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ import msgspec
 
 from agent.config import PROGRAM, AgentConfig, load, parse_arguments, resolve_server_uid
 from agent.service import Agent, serve
-from common import logs
+from common import __version__, logs
 from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
@@ -58,7 +57,7 @@ def _run(arguments: Arguments, resolved: Resolved[AgentConfig], server_uid: int)
 
     async def work(stop: asyncio.Event) -> int:
         nonlocal agent
-        agent = Agent(current, server_uid, version=importlib.metadata.version("daemoneye"))
+        agent = Agent(current, server_uid, version=__version__)
         return await serve(agent, stop)
 
     def reload() -> None:

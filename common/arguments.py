@@ -7,13 +7,13 @@ argparse only collects what was said; types and ranges are checked with all othe
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import msgspec
 
+from common import __version__
 from common.conffile import literal
 from common.config import Key, Resolved, keys_of, read_file, resolve
 
@@ -42,10 +42,10 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Version(argparse.Action):
-    """Prints the version and exits; looks it up only then, which the daemon's start need not pay for."""
+    """Prints the version and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        sys.stdout.write(f"{parser.prog} {importlib.metadata.version('daemoneye')}\n")
+        sys.stdout.write(f"{parser.prog} {__version__}\n")
         parser.exit()
 
 

@@ -33,6 +33,7 @@ class Channel(asyncio.Protocol):
         self._ticker: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._payloads: deque[bytes] = deque()
+        self._queued_bytes = 0
         self._reading = True
         self._arrival: asyncio.Future[None] | None = None
         self._ended = False
@@ -65,7 +66,8 @@ class Channel(asyncio.Protocol):
             finally:
                 self._arrival = None
         payload = self._payloads.popleft()
-        if not self._reading and len(self._payloads) <= limits.READ_QUEUE_FRAMES // 2:
+        self._queued_bytes -= len(payload)
+        if not self._reading and not self._queue_over(2):
             self._resume_reading()
         return payload
 
@@ -116,7 +118,7 @@ class Channel(asyncio.Protocol):
         try:
             payloads = self._decoder.feed(data)
             if self._decoder.failed:
-                self._payloads.extend(payloads)
+                self._queue(payloads)
                 self._decoder.finish()  # raises what is owed, now that the good frames are queued
         except FrameError as error:
             self._stop_reading(error)
@@ -127,8 +129,8 @@ class Channel(asyncio.Protocol):
         if self._frame_timer.running:
             self._start_ticker()
         if payloads:
-            self._payloads.extend(payloads)
-            if len(self._payloads) >= limits.READ_QUEUE_FRAMES and self._reading:
+            self._queue(payloads)
+            if self._reading and self._queue_over(1):
                 self._pause_reading()
             self._wake()
 
@@ -160,6 +162,17 @@ class Channel(asyncio.Protocol):
             self._closed.set_result(None)
 
     # ------------------------------------------------------------------------------------------ inside
+
+    def _queue(self, payloads: list[bytes]) -> None:
+        self._payloads.extend(payloads)
+        self._queued_bytes += sum(map(len, payloads))
+
+    def _queue_over(self, divisor: int) -> bool:
+        """Whether the queue has reached its bounds divided by `divisor`."""
+        return (
+            len(self._payloads) * divisor >= limits.READ_QUEUE_FRAMES
+            or self._queued_bytes * divisor >= limits.READ_QUEUE_BYTES
+        )
 
     async def _drain(self) -> None:
         if not self._writable and self._failure is None:

@@ -15,7 +15,6 @@ Everything else comes from it: flags (common/arguments.py), environment variable
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 import types
@@ -284,6 +283,8 @@ def show(value: object) -> str:
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
+    import difflib  # only a wrong name needs it
+
     close = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

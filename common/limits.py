@@ -49,6 +49,9 @@ WRITE_LOW_WATER_BYTES: Final = 16 * KIB
 READ_QUEUE_FRAMES: Final = 64
 """Received frames waiting for their consumer; then the socket is no longer read (the peer's write blocks)."""
 
+READ_QUEUE_BYTES: Final = 1 * MIB
+"""The same in bytes. One frame may be larger where max_frame_size is; then it is alone in the queue."""
+
 LISTEN_BACKLOG: Final = 1024
 """A full backlog makes connect(2) fail at once with EAGAIN, so it has to hold a burst of clients."""
 

@@ -5,6 +5,7 @@ For the supervisor, once, at start: later no process of procmond may read what t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import msgspec
@@ -21,7 +22,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     gids: frozenset[int]
     admin_uids: frozenset[int]
     socket_gid: int
-    """The group that owns the socket: the first one allowed, or root's."""
+    """The group that owns the socket: the first one allowed; else root's, or ours if we are not root."""
     front: Identity | None
     """Whom the front becomes; None: it keeps its uid and gid."""
     warnings: tuple[str, ...]
@@ -55,7 +56,7 @@ def resolve_access(resolved: Resolved[ProcmondConfig]) -> Access:
         uids=frozenset(numbers("allow_users", config.allow_users, "user", find_uid)),
         gids=frozenset(gids),
         admin_uids=frozenset(numbers("admin_users", config.admin_users, "user", find_uid)),
-        socket_gid=gids[0] if gids else 0,
+        socket_gid=gids[0] if gids else _own_group(),
         front=_front_identity(resolved),
         warnings=tuple(warnings),
     )
@@ -65,6 +66,11 @@ def find_uid(value: str | int) -> int | None:
     """The user's uid; None if no user has this name."""
     user = find_user(value)
     return None if user is None else user.uid
+
+
+def _own_group() -> int:
+    """Root's for root, whatever group it runs with; no other user could give a socket away to it."""
+    return 0 if os.geteuid() == 0 else os.getegid()
 
 
 def _front_identity(resolved: Resolved[ProcmondConfig]) -> Identity | None:

@@ -31,6 +31,7 @@ from common.limits import (
     STALL_LIMIT_S,
 )
 from common.logs import Level
+from procmond.collect.environment import ENVIRONMENT_NAMES
 
 HIGHEST_CONNECTIONS: Final = 4096
 """Connections. Each may hold two frames of memory; the agent and a few people need a handful."""
@@ -302,27 +303,11 @@ class ProcmondConfig(msgspec.Struct, frozen=True, kw_only=True):
         Setting(
             meaning="Environment variables of processes that are reported when a client asks for them, by "
             "name. Replaces the default list; all others never leave procmond.",
-            why="those that make a program load code it would not load by itself.",
+            why="those that make a program load other code, and those that tell where a session came from.",
             accepts=lambda names: all("=" not in name for name in names),
             expected="a list of variable names",
         ),
-    ] = (
-        "BASH_ENV",
-        "ENV",
-        "GCONV_PATH",
-        "LD_AUDIT",
-        "LD_LIBRARY_PATH",
-        "LD_PRELOAD",
-        "NODE_OPTIONS",
-        "NODE_PATH",
-        "PERL5LIB",
-        "PERL5OPT",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "PYTHONSTARTUP",
-        "RUBYLIB",
-        "RUBYOPT",
-    )
+    ] = tuple(sorted(ENVIRONMENT_NAMES))
     limits: Annotated[Limits, Setting(meaning="What peers may use up.")] = Limits()
     hashing: Annotated[Hashing, Setting(meaning="What hashing may cost.")] = Hashing()
 

@@ -46,13 +46,17 @@ class Listener:
         self._clear()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         before = os.umask(_SOCKET_UMASK)
+        step = ""
         try:
             sock.bind(self.path)
             if self._gid != os.getegid():
+                step = f"it cannot be given to group {self._gid}: "
                 os.chown(self.path, -1, self._gid, follow_symlinks=False)
         except OSError as error:
             sock.close()
-            raise ConfigError(f"socket {self.path}: {error.strerror}") from None
+            if step:
+                os.unlink(self.path)  # bound a moment ago, so it is ours
+            raise ConfigError(f"socket {self.path}: {step}{error.strerror}") from None
         finally:
             os.umask(before)
         status = os.lstat(self.path)

@@ -20,6 +20,7 @@ from procmond import config
 from procmond.access import Access, resolve_access
 from procmond.collect.boot import read_boot_time
 from procmond.collect.choice import check_choice
+from procmond.collect.guard import Guard
 from procmond.collect.service import serve as serve_collector
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
@@ -27,6 +28,8 @@ from procmond.events.choice import Opened, open_sources
 from procmond.front.service import serve as serve_front
 from procmond.front.settings import FrontSettings
 from procmond.listening import Listener, inherited, split_connector
+from procmond.pulse import Pulse
+from procmond.quarantine import Withheld
 from procmond.supervisor import Bodies, Supervisor
 
 EXIT_USAGE: Final = 2
@@ -128,9 +131,11 @@ def _be_front(listener: socket.socket, supervisor: socket.socket, settings: Fron
         runner.run(serve_front(listener, supervisor, settings))
 
 
-def _be_collector(line: socket.socket, settings: CollectorSettings, opened: Opened) -> None:
+def _be_collector(
+    line: socket.socket, settings: CollectorSettings, pulse: Pulse, withheld: Withheld, opened: Opened
+) -> None:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_collector(line, settings, opened))
+        runner.run(serve_collector(line, settings, Guard(pulse, withheld), opened))
 
 
 if __name__ == "__main__":

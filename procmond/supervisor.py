@@ -25,6 +25,9 @@ from procmond import control
 from procmond.collect.settings import CollectorSettings
 from procmond.events.choice import Opened
 from procmond.front.settings import FrontSettings
+from procmond.pulse import LOOK_INTERVAL_S, Pulse
+from procmond.quarantine import Withheld
+from procmond.watch import Watch
 
 GRACE_S: Final = 4.5
 """Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
@@ -59,8 +62,8 @@ class Bodies(NamedTuple):
 
     front: Callable[[socket.socket, socket.socket, FrontSettings], None]
     """Listening socket, line to the supervisor, settings."""
-    collector: Callable[[socket.socket, CollectorSettings, Opened], None]
-    """Line to the front, settings, event sources."""
+    collector: Callable[[socket.socket, CollectorSettings, Pulse, Withheld, Opened], None]
+    """Line to the front, settings, the page it shows its pulse on, what it must not read, event sources."""
 
 
 class Supervisor:
@@ -93,6 +96,7 @@ class Supervisor:
         self._served = False
         self._stop_at: float | None = None
         self._status = 0
+        self._watch = Watch()
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
@@ -131,12 +135,15 @@ class Supervisor:
             self._start(name)
         if self._stop_at is not None and now >= self._stop_at:
             self._kill_all()
+        collector = self._children.get("collector")
+        if collector is not None and self._watch.stalled(collector.pid, now):
+            self._replace(collector)
 
-    def _timeout(self) -> float | None:
-        moments = [*self._due.values()]
+    def _timeout(self) -> float:
+        moments = [*self._due.values(), time.monotonic() + LOOK_INTERVAL_S]
         if self._stop_at is not None:
             moments.append(self._stop_at)
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return max(0.0, min(moments) - time.monotonic())
 
     def _signalled(self, receiver: socket.socket) -> None:
         for number in receiver.recv(64):
@@ -190,12 +197,15 @@ class Supervisor:
     def _start_collector(self) -> None:
         theirs, front = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
+        pulse = self._watch.begin()
+        withheld = self._watch.withheld(time.monotonic())
+
         def body() -> None:
             front.close()
             self._listener.close()
             if self._control is not None:
                 self._control.close()
-            self._bodies.collector(theirs, self._collector_settings, self._opened)
+            self._bodies.collector(theirs, self._collector_settings, pulse, withheld, self._opened)
 
         self._fork("collector", body)
         theirs.close()
@@ -252,15 +262,33 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in tuple(self._children.values()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
-            gone, _, _ = select.select([child.descriptor], [], [], _KILL_WAIT_S)
-            if not gone:
-                _log.error("child_abandoned", child=child.name, pid=child.pid)
-                self._selector.unregister(child.descriptor)
-                del self._children[child.name]
-            else:
+            if self._kill(child):
                 self._ended(child)
+            else:
+                self._abandon(child)
+
+    def _replace(self, collector: Child) -> None:
+        """A read of the collector does not come back: end it, and start one that leaves the culprit alone."""
+        if self._kill(collector):
+            self._ended(collector)
+        else:
+            self._abandon(collector)
+            self._watch.abandoned += 1
+        self._due["collector"] = time.monotonic()
+
+    def _kill(self, child: Child) -> bool:
+        """Whether it is gone; one that hangs in the kernel may not be."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(child.descriptor, select.POLLIN)
+        return bool(poll.poll(_KILL_WAIT_S * 1000))
+
+    def _abandon(self, child: Child) -> None:
+        _log.error("child_abandoned", child=child.name, pid=child.pid)
+        self._selector.unregister(child.descriptor)
+        os.close(child.descriptor)
+        del self._children[child.name]
 
     # -------------------------------------------------------------------------------------------- front
 

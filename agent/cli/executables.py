@@ -10,12 +10,12 @@ import msgspec
 
 from agent.answer import Answer
 from agent.cli.asking import ask_all, gather, report_shortfalls
-from agent.cli.census import image_key
+from agent.cli.census import image_key, take_census
 from agent.cli.columns import HASH_PREFIX, state_words
 from agent.cli.exits import FINE, FOUND, PARTIAL, status_of, worst
 from agent.cli.filecaps import describe
 from agent.cli.formats import plain
-from agent.cli.human import size
+from agent.cli.human import count, size
 from agent.cli.output import Output, complain
 from agent.cli.render import Cell, Heading, table
 from agent.client import Client
@@ -60,7 +60,7 @@ async def _run(client: Client, said: argparse.Namespace, output: Output, kind: T
         status, pids = FINE, said.pid or []
         if everything:
             sweep = await gather(client, _SWEEP)
-            status = report_shortfalls(client, [sweep], hashes=False)
+            status = worst(report_shortfalls(client, [sweep], hashes=False), report_unseen(sweep.processes))
             pids = one_pid_per_image(sweep.processes)
         tasks = _tasks(kind, said.path, pids, said.algorithm, said.expect)
         reports: list[ExecutableReport] = []
@@ -103,6 +103,17 @@ def one_pid_per_image(records: Sequence[ProcessRecord]) -> list[int]:
         if key is not None:
             images.setdefault(key, record.pid)
     return list(images.values())
+
+
+def report_unseen(records: Sequence[ProcessRecord]) -> int:
+    """Say on stderr how many processes run what nobody could tell; PARTIAL if there are any, else FINE."""
+    unknown = take_census(records).unknown_images
+    if not unknown:
+        return FINE
+    number = count(sum(times for _, times in unknown), "process", "processes")
+    reasons = ", ".join(f"{times:,} {reason}" for reason, times in unknown)
+    complain(f"not verified: what {number} run, which could not be seen ({reasons})")
+    return PARTIAL
 
 
 def judge(reports: Sequence[ExecutableReport], *, expected: bool) -> int:

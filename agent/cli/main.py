@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from importlib import metadata
 from types import FrameType
 from typing import Any
 
@@ -22,6 +21,7 @@ from agent.cli.output import Output, complain, discard_output
 from agent.cli.terminal import screen_of
 from agent.client import Client
 from agent.config import AgentConfig
+from common import __version__
 from common.errors import DaemonEyeError
 
 Work = Coroutine[Any, Any, int]
@@ -63,7 +63,7 @@ def _run(argv: Sequence[str]) -> int:
         return run_up(said)
     config, server_uid = load_config(said, os.environ)
     output = Output(sys.stdout, said.format, screen_of(sys.stdout, full=said.full))
-    client = Client(config.socket, server_uids=(server_uid,), version=metadata.version("daemoneye"))
+    client = Client(config.socket, server_uids=(server_uid,), version=__version__)
     return _run_until_signal(_command(said, client, config, output), output)
 
 

@@ -98,7 +98,9 @@ def _notable_table(records: Sequence[ProcessRecord], now: float, screen: Screen)
     for notable in most_notable(records, now, NOTABLE_LIST):
         record = notable.record
         started = "?" if record.start_time is None else age(now - record.start_time)
-        path = executable(record) if record.executable_path else command(record)
+        # Of several whose image is unknown, the arguments of one say nothing about the others.
+        alone = not record.executable_path and notable.number == 1
+        path = command(record) if alone else executable(record)
         rows.append(
             [
                 Cell(str(record.pid)),

@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from common.errors import ConfigError
-from procmond.collect.processes import PsutilCollector
+from procmond.collect.guard import Guard
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
@@ -22,13 +22,26 @@ def check_choice(name: str) -> None:
     """For the supervisor, before it forks. Raises: ConfigError for a collector that does not work here."""
     if name not in {"auto", "procfs", "psutil"}:
         raise ConfigError(f"collector: {name} is not built into this version; use auto, procfs or psutil")
+    if name == "psutil":
+        import procmond.collect.processes  # noqa: F401 - loaded before the fork, and only where it is used
 
 
-def choose(settings: CollectorSettings) -> tuple[Collector, tuple[str, ...]]:
+def choose(settings: CollectorSettings, guard: Guard) -> tuple[Collector, tuple[str, ...]]:
     """The collector in force and its limitations, a sentence each."""
     replace = redact if settings.redact_arguments else None
-    kind = PsutilCollector if settings.collector == "psutil" else ProcfsCollector
-    return kind(replace, boot_time=settings.boot_time), _limitations()
+    names = frozenset(settings.environment_variables)
+    collector: Collector
+    if settings.collector == "psutil":
+        from procmond.collect.processes import PsutilCollector
+
+        collector = PsutilCollector(
+            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+        )
+    else:
+        collector = ProcfsCollector(
+            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+        )
+    return collector, _limitations()
 
 
 def _limitations() -> tuple[str, ...]:

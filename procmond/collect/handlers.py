@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -12,12 +13,14 @@ from common.errors import TooLarge
 from common.messages import DetectionResult, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
+from procmond.collect.guard import Guard
 from procmond.collect.live import monitor_live
 from procmond.collect.request import Request
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
+from procmond.pulse import Stage
 
 Handler = Callable[[Request, Tools], Awaitable[bytes]]
 """Sends all frames but the last, and returns the last one's fields."""
@@ -33,7 +36,7 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
     quarter = min(request.frame_limit // limits.STREAM_FRAME_DIVISOR, limits.STREAM_FRAME_BYTES)
     limit = quarter if task.stream else request.frame_limit - limits.MAX_ERROR_MESSAGE_BYTES
     body, count = b"", 0
-    examiner = Examiner(tools.engine, running_images)
+    examiner = Examiner(tools.engine, functools.partial(running_images, tools.guard))
     async with aclosing(examiner.examine(question, administrator=request.administrator)) as reports:
         async for report in reports:
             count += 1
@@ -55,16 +58,22 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
     return body
 
 
-async def running_images() -> Sequence[tuple[int, FileIdentity]]:
+async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:
     """Every process that has an image to be seen, with that image, by ascending pid."""
     found: list[tuple[int, FileIdentity]] = []
     slicer = Slicer()
     for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
         await slicer.breathe()
+        pid = int(name)
+        if guard.active and guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+            continue
+        guard.enter(Stage.IMAGE, pid, 0)
         try:
-            found.append((int(name), identity_of(os.stat(f"/proc/{name}/exe"))))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # ended, a kernel thread, or withheld: no image to be seen
+            found.append((pid, identity_of(os.stat(f"/proc/{name}/exe"))))
+        except OSError:
+            continue  # ended, a kernel thread, withheld, or broken: no image to be seen
+        finally:
+            guard.leave()
     return found
 
 

@@ -132,6 +132,16 @@ class Images:
             return _FAILED
         return image
 
+    def unread(self, path: bytes) -> Image:
+        """What can be said of an image whose file system does not answer: its name, which asks nobody."""
+        try:
+            link = os.readlink(path)
+        except OSError:
+            return _FAILED
+        name = link.removesuffix(_DELETED)
+        verdict = Verdict(text(name), file_exists=False, on_disk_mismatch=False, memory_backed=False)
+        return Image(HashState.TIMED_OUT, None, verdict, link)
+
     def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
         deleted = link.endswith(_DELETED)

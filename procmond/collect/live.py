@@ -20,9 +20,9 @@ from procmond.collect.records import join_events
 from procmond.collect.request import Request
 from procmond.collect.snapshot import send_snapshot
 from procmond.collect.sweep import Tools
+from procmond.events.feed import boot_ns
 from procmond.events.hub import decode_resume
 from procmond.events.subscriber import Subscriber, Wish
-from procmond.events.watch import boot_ns
 
 _log = get_logger("procmond.collect")
 
@@ -57,7 +57,7 @@ class _Stream:
             first=1 if resume is None else resume.next,
             wake=self._ready.set,
         )
-        tools.watch.subscribe(self._subscriber, resume)
+        tools.feed.subscribe(self._subscriber, resume)
 
     async def run(self) -> NoReturn:
         """Until cancelled."""
@@ -76,7 +76,7 @@ class _Stream:
     def close(self) -> None:
         """Nobody listens any more; what became of the events goes into the summary and the log."""
         subscriber, tally = self._subscriber, self._request.tally
-        self._tools.watch.unsubscribe(subscriber)
+        self._tools.feed.unsubscribe(subscriber)
         tally.events_delivered = subscriber.delivered.total()
         tally.losses.update(subscriber.lost)
         _log.info(
@@ -94,7 +94,7 @@ class _Stream:
             await self._request.live(self._head + join_events(pieces), self._resume)
 
     def _resume(self) -> bytes:
-        return self._tools.watch.hub.resume(self._subscriber, self._began_ns, boot_ns()).encode()
+        return self._tools.feed.hub.resume(self._subscriber, self._began_ns, boot_ns()).encode()
 
 
 def _wish_of(task: DetectionTask) -> Wish:

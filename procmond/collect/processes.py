@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import psutil
@@ -18,12 +18,14 @@ from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, ProcessStatus, Provenance
 from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
+from procmond.collect.guard import Guard
 from procmond.collect.images import NO_IMAGE, Image, Images, Verdict
 from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_record
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
+from procmond.pulse import Stage
 
 _STATUS: Final = {
     psutil.STATUS_RUNNING: ProcessStatus.RUNNING,
@@ -62,9 +64,13 @@ class PsutilCollector:
         proc: str = "/proc",
         boot_time: int | None = None,
         users: Users | None = None,
+        guard: Guard | None = None,
+        environment_names: Collection[str] = ENVIRONMENT_NAMES,
     ) -> None:
         """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life."""
         self._redact = redact
+        self._guard = guard or Guard()
+        self._environment_names = environment_names
         self._proc = proc
         self._linux = os.path.exists(f"{proc}/self/stat")
         self._boot_id = read_boot_id(proc)
@@ -117,6 +123,7 @@ class _Reader:
             self._read_image()
             self._read_arguments()
             self._read_measures()
+            self._collector._guard.leave()
             accessible = "denied" not in self._missing.values()
             self._facts.update(
                 {
@@ -169,7 +176,9 @@ class _Reader:
             self._image = self._portable_image()
         elif not self._stat.kernel_thread and self._stat.status is not ProcessStatus.ZOMBIE:
             link = os.fsencode(f"{self._collector._proc}/{self._pid}/exe")
-            self._image = self._collector._images.look(self._pid, link)
+            images = self._collector._images
+            blocked = self._blocks(Stage.IMAGE)
+            self._image = images.unread(link) if blocked else images.look(self._pid, link)
         if self._image.state is HashState.DENIED:
             self._missing["executable_path"] = "denied"
 
@@ -186,7 +195,23 @@ class _Reader:
         )
         return Image(HashState.UNSPECIFIED, identity, Verdict(path, True, False, False))
 
+    def _blocks(self, stage: Stage) -> bool:
+        """Whether the next read is withheld; if not, the pulse says that it is made."""
+        guard = self._collector._guard
+        start_ticks = 0 if self._stat is None else self._stat.start_ticks
+        if guard.active:
+            uid = self._process.uids().real if guard.users_matter else None
+            face = (self._stat and self._stat.name, self._image.identity and self._image.identity[:2])
+            if guard.withholds(stage, self._pid, start_ticks, face=face, uid=uid):
+                return True
+        guard.enter(stage, self._pid, start_ticks)
+        return False
+
     def _read_arguments(self) -> None:
+        if self._blocks(Stage.ARGUMENTS):
+            self._missing["command_line"] = "blocked"
+            self._facts["command_line_blocked"] = True
+            return
         try:
             arguments = [os.fsencode(argument) for argument in self._process.cmdline()]
         except psutil.ZombieProcess:
@@ -259,6 +284,9 @@ class _Reader:
         self._missing.update(dict.fromkeys(_NOT_FROM_PSUTIL, "unsupported"))
 
     def _read_environment(self) -> None:
+        if self._missing.get("command_line") == "blocked":
+            self._missing["environment"] = "blocked"
+            return
         try:
             variables = self._process.environ()
         except psutil.ZombieProcess:
@@ -266,7 +294,8 @@ class _Reader:
         except psutil.AccessDenied:
             self._missing["environment"] = "denied"
             return
-        allowed = {n: text(os.fsencode(v)) for n, v in variables.items() if n in ENVIRONMENT_NAMES}
+        names = self._collector._environment_names
+        allowed = {n: text(os.fsencode(v)) for n, v in variables.items() if n in names}
         self._environment = select_environment(allowed, self._collector._redact)
 
     def _session(self) -> int:

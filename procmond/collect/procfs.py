@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,19 +29,22 @@ from procmond.collect.build import (
 )
 from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
 from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.guard import Guard
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
     Handle,
     descriptor_budget,
+    parse_credentials,
     pidfd_info_works,
     read_file,
 )
 from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
-from procmond.collect.sighting import Redact, Sighting, Wanted
+from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
+from procmond.pulse import Stage
 
 _NOTHING: Final = Arguments(b"")
 _REFUSED: Final = Arguments(b"", missing="denied")
@@ -93,6 +96,8 @@ class ProcfsCollector:
         proc: str = "/proc",
         boot_time: int | None = None,
         users: Users | None = None,
+        guard: Guard | None = None,
+        environment_names: Collection[str] = ENVIRONMENT_NAMES,
         held_descriptors: int | None = None,
         pidfd: bool | None = None,
     ) -> None:
@@ -102,6 +107,8 @@ class ProcfsCollector:
         `pidfd` says whether to use PIDFD_GET_INFO (default: where the kernel has it).
         """
         self._redact = redact
+        self._guard = guard or Guard()
+        self._environment_names = environment_names
         self._proc = proc
         self._proc_path = os.fsencode(proc)
         self._boot_id = read_boot_id(proc)
@@ -197,11 +204,12 @@ class ProcfsCollector:
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
             image, arguments = NO_IMAGE, _NOTHING
         else:
-            image = self._images.look(handle.pid, handle.executable, last_image)
-            known.image = image
-            arguments = _arguments(handle, stat, wanted)
+            image = known.image = self._look_at_image(handle, stat, last_image)
+            blocked = self._blocks(Stage.ARGUMENTS, handle, stat, image.identity)
+            arguments = _BLOCKED if blocked else _arguments(handle, stat)
             if wanted.environment and wanted.full:
-                environment = self._environment(handle, stat, wanted)
+                environment = environment_missing("blocked") if blocked else self._environment(handle)
+            self._guard.leave()
         details, parent = NO_DETAILS, None
         if wanted.full:
             if not known.pid_namespace:
@@ -241,16 +249,30 @@ class ProcfsCollector:
             known.specified = record if kept else _NO_RECORD
         return record
 
-    def _environment(self, handle: Handle, stat: Stat, wanted: Wanted) -> bytes:
-        if (handle.pid, stat.start_ticks) in wanted.blocked:
-            return environment_missing("blocked")
+    def _look_at_image(self, handle: Handle, stat: Stat, last: Image | None) -> Image:
+        if self._blocks(Stage.IMAGE, handle, stat, None):
+            return self._images.unread(handle.executable)
+        return self._images.look(handle.pid, handle.executable, last)
+
+    def _blocks(self, stage: Stage, handle: Handle, stat: Stat, image: FileIdentity | None) -> bool:
+        """Whether the next read is withheld; if not, the pulse says that it is made."""
+        guard = self._guard
+        if guard.active:
+            uid = parse_credentials(handle.credentials(), handle.pid).real_uid if guard.users_matter else None
+            face = (stat.name, image and image[:2])
+            if guard.withholds(stage, handle.pid, stat.start_ticks, face=face, uid=uid):
+                return True
+        guard.enter(stage, handle.pid, stat.start_ticks)
+        return False
+
+    def _environment(self, handle: Handle) -> bytes:
         try:
             raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
         except PermissionError:
             return environment_missing("denied")
         except (FileNotFoundError, ProcessLookupError):
             return b""
-        variables = select_environment(parse_environment(raw, ENVIRONMENT_NAMES), self._redact)
+        variables = select_environment(parse_environment(raw, self._environment_names), self._redact)
         return encode_record({}, environment=variables)
 
     def _start_of(self, stat: Stat) -> int | None:
@@ -300,9 +322,7 @@ def _update_stat(known: _Known, raw_stat: bytes) -> None:
     known.raw_stat = raw_stat
 
 
-def _arguments(handle: Handle, stat: Stat, wanted: Wanted) -> Arguments:
-    if wanted.blocked and (handle.pid, stat.start_ticks) in wanted.blocked:
-        return _BLOCKED
+def _arguments(handle: Handle, stat: Stat) -> Arguments:
     try:
         raw = handle.arguments(MAX_COMMAND_LINE_BYTES + 1)
     except PermissionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from common import codec
 from common.errors import TaskError
@@ -11,6 +12,8 @@ from common.messages import CollectionSummary, DetectionResult, DetectionTask, E
 from procmond import link
 from procmond.collect.tally import Tally
 from procmond.link import INITIAL_CREDIT, Kind
+
+_SUCCESS: Final = codec.encode(DetectionResult(success=True))
 
 
 class Request:
@@ -41,7 +44,7 @@ class Request:
     async def part(self, body: bytes) -> None:
         """Send a frame that others follow, when there is credit for it."""
         await self._spend()
-        self._write(Kind.PART, self.number, body)
+        self._write(Kind.PART, self.number, body + _SUCCESS)
 
     async def live(self, body: bytes, resume: Callable[[], bytes]) -> None:
         """Send a frame of an answer without an end, when there is credit for it; `resume` is asked then."""

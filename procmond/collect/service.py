@@ -20,6 +20,7 @@ from procmond import link
 from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
+from procmond.collect.guard import Guard
 from procmond.collect.hashing import HashEngine
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
@@ -27,7 +28,7 @@ from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
 from procmond.events.choice import Opened
-from procmond.events.watch import Equipment, Watch
+from procmond.events.feed import Equipment, Feed
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, SourceReport
 
 _log = get_logger("procmond.collect")
@@ -60,8 +61,8 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings, opened: Opened) -> None:
-        collector, limitations = choose(settings)
+    def __init__(self, settings: CollectorSettings, guard: Guard, opened: Opened) -> None:
+        collector, limitations = choose(settings, guard)
         redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
@@ -80,13 +81,21 @@ class CollectorService:
             opened=opened,
             engine=self._engine,
             max_file_bytes=settings.hash_max_file_bytes,
-            looker=ProcfsCollector(redact_arguments, boot_time=settings.boot_time, held_descriptors=0),
+            looker=ProcfsCollector(
+                redact_arguments,
+                boot_time=settings.boot_time,
+                guard=guard,
+                environment_names=frozenset(settings.environment_variables),
+                held_descriptors=0,
+            ),
             sweeper=collector,
+            guard=guard,
             boot_time=settings.boot_time,
             redact=redact_arguments,
+            environment_names=frozenset(settings.environment_variables),
         )
-        self._watch = Watch(equipment, self._report)
-        self._tools = Tools(collector, self._engine, settings.hash_budget_s, self._watch)
+        self._feed = Feed(equipment, self._report)
+        self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s, self._feed)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.
         self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
@@ -99,8 +108,8 @@ class CollectorService:
         async with asyncio.TaskGroup() as group:
             self._group = group
             await loop.create_connection(lambda: self._line, sock=sock)
-            self._report(self._watch.now)
-            watching = group.create_task(self._watch.run(), name="watch")
+            self._report(self._feed.now)
+            watching = group.create_task(self._feed.run(), name="watch")
             await self.stop.wait()
             watching.cancel()
             for _, running in self._open.values():
@@ -157,6 +166,6 @@ class CollectorService:
             request.stopped(summary())
 
 
-async def serve(line: socket.socket, settings: CollectorSettings, opened: Opened) -> None:
+async def serve(line: socket.socket, settings: CollectorSettings, guard: Guard, opened: Opened) -> None:
     """Be the collector until the line ends; `opened` are the event sources it may read."""
-    await CollectorService(settings, opened).serve(line)
+    await CollectorService(settings, guard, opened).serve(line)

@@ -34,9 +34,6 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     """The schema's numbers 100 and up as well."""
     environment: bool = False
     """The allow-listed environment variables; only together with `full`."""
-    blocked: frozenset[tuple[int, int]] = frozenset()
-    """(pid, start_ticks) of processes that withhold their memory: reading arguments or environment would
-    hang, so neither is read."""
 
 
 class Sighting(msgspec.Struct, gc=False):
@@ -51,7 +48,8 @@ class Sighting(msgspec.Struct, gc=False):
     image: FileIdentity | None
     """Of the running image, by stat of /proc/PID/exe; None for the reason in `image_state`."""
     image_state: HashState
-    """UNSPECIFIED while there is an image; else NO_EXECUTABLE or DENIED."""
+    """UNSPECIFIED while there is an image; else NO_EXECUTABLE, DENIED, IO_ERROR, or TIMED_OUT where its file
+    system once did not answer."""
     accessible: bool
     payload: bytes
     """An encoded ProcessRecord without its hash fields (9, 10, 121, 122). They may be appended, encoded as

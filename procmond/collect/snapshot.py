@@ -19,9 +19,9 @@ from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, wanted_by
 from procmond.collect.tree import Link, parents_first, read_links
 from procmond.events.event import Key
+from procmond.events.feed import boot_ns
 from procmond.events.subscriber import Subscriber
 from procmond.events.table import ProcessTable
-from procmond.events.watch import boot_ns
 
 HASH_BUDGET_S: Final = 2.0
 """Seconds a snapshot waits for cold hashes unless the task says how long: events wait in a queue
@@ -49,7 +49,7 @@ async def send_snapshot(
 
 
 async def _sweep(request: Request, tools: Tools, subscriber: Subscriber, writer: _Writer) -> None:
-    table, tally, wish = tools.watch.table, request.tally, subscriber.wish
+    table, tally, wish = tools.feed.table, request.tally, subscriber.wish
     began_ns = boot_ns()
     links = await read_links()
     pids = [pid for pid in parents_first(links, ()) if _belongs(pid, links, table, subscriber)]

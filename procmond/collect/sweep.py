@@ -14,6 +14,7 @@ from common import codec, limits
 from common.errors import TooLarge
 from common.messages import CollectionOptions, DetectionResult, DetectionTask, ProcessFilter
 from procmond.collect.filters import compile_filter
+from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
 from procmond.collect.hashing import HashEngine
@@ -22,7 +23,7 @@ from procmond.collect.request import Request
 from procmond.collect.sighting import Collector, Sighting, Wanted
 from procmond.collect.slices import Slicer
 from procmond.collect.tally import Tally
-from procmond.events.watch import Watch
+from procmond.events.feed import Feed
 
 _PROCESSES_TAG: Final = bytes([4 << 3 | 2])  # DetectionResult.processes, length-delimited
 _RECORD_OVERHEAD: Final = 6
@@ -37,8 +38,9 @@ class Tools(NamedTuple):
 
     collector: Collector
     engine: HashEngine
+    guard: Guard
     hash_budget_s: float
-    watch: Watch
+    feed: Feed
 
 
 class RecordWriter:

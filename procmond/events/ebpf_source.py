@@ -8,9 +8,9 @@ from typing import Final
 
 from common.messages import EventSource, ProcessEventKind
 from procmond.events.ebpf import Programs
+from procmond.events.facts import KernelEvent
 from procmond.events.ring import EventRing
 from procmond.events.source import SourceFailed, Totals
-from procmond.events.wire import KernelEvent
 
 _REASONS: Final = {
     "kernel_ring_full": "ring_full",

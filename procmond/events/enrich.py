@@ -26,11 +26,7 @@ from procmond.collect.users import Users
 from procmond.collect.vetting import Descriptor
 from procmond.events.event import Event, Key
 from procmond.events.exec_facts import ExecFacts, identity_facts
-from procmond.events.hashed import HashWish, finish, put_when_hashed
-from procmond.events.lanes import Lanes
-from procmond.events.proof import NO_IMAGE, PENDING, SETTLED_NS, KernelImage, Prover, Ran
-from procmond.events.table import Process, ProcessTable
-from procmond.events.wire import (
+from procmond.events.facts import (
     HAS_IMAGE,
     KIND_OF,
     PATH_CUT,
@@ -40,6 +36,10 @@ from procmond.events.wire import (
     ForkEvent,
     KernelEvent,
 )
+from procmond.events.hashed import HashWish, finish, put_when_hashed
+from procmond.events.lanes import Lanes
+from procmond.events.proof import NO_IMAGE, PENDING, SETTLED_NS, KernelImage, Prover, Ran
+from procmond.events.table import Process, ProcessTable
 
 _FROM_PARENT: Final = encode_exception("executable_path", Provenance.PARENT)
 Step = Callable[[], None]
@@ -57,9 +57,9 @@ class KernelEnricher:
         boot_time: int,
         users: Users,
         redact: Redact | None,
-        environment: Callable[[int], bytes],
+        environment: Callable[[ExecEvent], bytes],
     ) -> None:
-        """`environment` gives the encoded part of a record for a pid's environment."""
+        """`environment` gives the encoded part of a record for the environment of who ran something."""
         self._table = table
         self._prover = prover
         self._users = users
@@ -91,7 +91,7 @@ class KernelEnricher:
     # ---------------------------------------------------------------------------------------------- exec
 
     def _prepare_exec(self, event: ExecEvent) -> Step:
-        environment = self._environment(event.pid) if self.wants_environment else b""
+        environment = self._environment(event) if self.wants_environment else b""
         ran = None
         held: Descriptor | None = None
         known: HashOutcome | None = NO_IMAGE

@@ -17,7 +17,7 @@ from procmond.collect.scripts import script_path
 from procmond.collect.sighting import Redact
 from procmond.collect.text import text
 from procmond.collect.users import Users
-from procmond.events.wire import (
+from procmond.events.facts import (
     ARGUMENTS_UNREADABLE,
     CWD_CUT,
     CWD_DELETED,

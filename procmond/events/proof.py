@@ -155,6 +155,7 @@ class Prover:
         if reading is not None and not reading.done():
             return Answer(reading, Provenance.PROC)
         try:
+            # No read that may not come back: it was looked at just now, and the look was guarded.
             held = Descriptor(os.open(f"/proc/{pid}/exe", _LOOK))
         except OSError:
             return Answer(GONE, Provenance.MISSING)

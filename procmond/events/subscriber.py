@@ -20,7 +20,7 @@ from procmond.collect.hash_cache import SHA256_ONLY, Algorithms
 from procmond.collect.hashes import further_digests
 from procmond.collect.records import embed_record, encode_sequence
 from procmond.events.event import Event, Key, Losses
-from procmond.events.wire import NANOSECONDS_PER_TICK
+from procmond.events.facts import NANOSECONDS_PER_TICK
 
 MAX_QUEUED_EVENTS: Final = 8192
 """Events waiting for a subscriber that does not read: two to three seconds of 1,000 short processes."""

@@ -6,10 +6,9 @@ value of a field that is not repeated wins.
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Final
 
-from common import codec, limits
+from common import __version__, codec, limits
 from common.errors import TaskError
 from common.messages import (
     AdvancedCapabilities,
@@ -33,8 +32,6 @@ from procmond.link import SourceReport
 
 OWN_FIELDS_BYTES: Final = 256
 """Room left in a frame for task_id (3 + 128), sequence (7), more (3) and nothing else."""
-
-VERSION: Final = metadata.version("daemoneye")
 
 
 def complete(body: bytes, task_id: str, sequence: int, *, more: bool) -> bytes:
@@ -88,7 +85,7 @@ def capabilities(
             supported_domains=(MonitoringDomain.PROCESS,),
             advanced=_advanced(source),
         ),
-        server_version=VERSION,
+        server_version=__version__,
         protocol_version=limits.PROTOCOL_VERSION,
         task_types=dispatch.answered(),
         digests=hello.digests if hello else (),

@@ -187,6 +187,8 @@ class Session:
             codec.encode_task(task),
         )
         exchange = flight.exchange = self._relay.ask(question)
+        if flight.ended_by is not None:  # told to stop before this ran
+            exchange.cancel()
         sequence = 0
         try:
             while True:

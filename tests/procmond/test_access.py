@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 
 import pytest
@@ -11,20 +12,24 @@ from common.config import Resolved
 from common.errors import ConfigError
 from procmond.access import resolve_access
 from procmond.config import ProcmondConfig, load, parse_arguments
+from tests.support.daemons import as_user
+from tests.support.privilege import needs_root
 
 MISSING = "no-such-account-here"
+OWN_GROUP = 0 if os.geteuid() == 0 else os.getegid()
+"""Only root can give a socket to root."""
 
 
 def configured(*argv: str, **environment: str) -> Resolved[ProcmondConfig]:
     return load(parse_arguments(argv), environment)
 
 
-def test_a_missing_default_name_is_a_warning_and_leaves_the_socket_to_root() -> None:
+def test_a_missing_default_name_is_a_warning_and_leaves_the_socket_to_us() -> None:
     access = resolve_access(configured())
     group, user = find_group("daemoneye"), find_user("daemoneye")
     assert access.uids == {0}
     assert access.gids == (set() if group is None else {group})
-    assert access.socket_gid == (group or 0)
+    assert access.socket_gid == (OWN_GROUP if group is None else group)
     assert access.admin_uids == ({0} if user is None else {0, user.uid})
     assert len(access.warnings) == (group is None) + (user is None)
     assert access.front is None
@@ -60,8 +65,16 @@ def test_empty_lists_let_nobody_in() -> None:
         configured(PROCMOND_ALLOW_USERS="", PROCMOND_ALLOW_GROUPS="", PROCMOND_ADMIN_USERS="")
     )
     assert access.uids == access.gids == access.admin_uids == frozenset()
-    assert access.socket_gid == 0
+    assert access.socket_gid == OWN_GROUP
     assert access.warnings == ()
+
+
+@needs_root
+def test_without_root_the_socket_stays_with_our_group() -> None:
+    def socket_gid() -> int:
+        return resolve_access(configured(PROCMOND_ALLOW_GROUPS="")).socket_gid
+
+    assert as_user(65_534, 65_533, socket_gid) == 65_533
 
 
 def test_the_front_becomes_the_named_user() -> None:

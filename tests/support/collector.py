@@ -27,15 +27,19 @@ class ScriptedCollector:
         self._decoder = LinkDecoder(2**24)
         self._messages: list[LinkMessage] = []
 
-    async def expect(self, kind: Kind) -> LinkMessage:
-        """The next message, which must be of this kind: so nothing else was said before it."""
+    async def next(self) -> LinkMessage:
+        """The next message, whatever it is."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(PATIENCE_S):
             while not self._messages:
                 data = await loop.sock_recv(self.sock, 65_536)
-                assert data, f"the line ended where {kind.name} was due"
+                assert data, "the line ended where a message was due"
                 self._messages += self._decoder.feed(data)
-        message = self._messages.pop(0)
+        return self._messages.pop(0)
+
+    async def expect(self, kind: Kind) -> LinkMessage:
+        """The next message, which must be of this kind: so nothing else was said before it."""
+        message = await self.next()
         assert message.kind is kind, f"{message.kind.name} where {kind.name} was due"
         return message
 

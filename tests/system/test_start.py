@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.messages import DetectionTask, TaskType
-from procmond.listening import check_directory
+from procmond.listening import Listener, check_directory
 from tests.support.daemons import Client, Procmond, as_user, public_directory
 from tests.support.privilege import needs_root
 
@@ -81,6 +81,15 @@ def test_a_directory_of_somebody_else(folder: Path) -> None:
 def test_a_directory_we_cannot_write_to(folder: Path) -> None:
     with pytest.raises(ConfigError, match="not writable"):
         as_user(65_534, 65_534, lambda: check_directory(str(folder)))
+
+
+@needs_root
+def test_a_group_the_socket_cannot_be_given_to(folder: Path) -> None:
+    os.chown(folder, 65_534, 65_534)
+    path = f"{folder}/p.sock"
+    with pytest.raises(ConfigError, match="cannot be given to group 0: Operation not permitted"):
+        as_user(65_534, 65_534, lambda: Listener(path, 0).open().close())
+    assert not os.path.exists(path)
 
 
 def test_a_second_instance_on_the_same_socket_says_who_has_it() -> None:

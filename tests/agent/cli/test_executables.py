@@ -187,6 +187,20 @@ def test_verify_all_asks_for_each_distinct_image_once(cli: Cli) -> None:
     assert outcome.status == 0
 
 
+def test_verify_all_says_what_it_could_not_see(cli: Cli) -> None:
+    def answers(task: DetectionTask) -> Iterable[DetectionResult]:
+        if task.task_type == TaskType.ENUMERATE_PROCESSES:
+            hidden = {"executable_path": None, "executable_inode": 0, "hash_state": HashState.DENIED}
+            processes = (record(7), kernel_thread(2), record(8, **hidden), record(9, **hidden))
+            yield DetectionResult(success=True, processes=processes, summary=CollectionSummary())
+        else:
+            yield reporting(report())
+
+    outcome = cli.ask(answers, "verify", "--all")
+    assert outcome.status == 4
+    assert "not verified: what 2 processes run, which could not be seen (2 denied)" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("paths", "pids", "everything", "expected"),
     [

@@ -61,6 +61,15 @@ def test_the_most_interesting_are_told_with_reason_and_hash() -> None:
     assert "000000000000" in last
 
 
+def test_several_unknown_images_are_not_told_as_one_command() -> None:
+    hidden = {"executable_path": None, "executable_inode": 0, "accessible": False}
+    alone = told(sweep(record(7, **hidden)))[-1]
+    assert alone.endswith(" /usr/bin/worker7 --serve")
+    both = told(sweep(record(7, **hidden), record(8, **hidden)))[-1]
+    assert both.split()[:2] == ["7", "2"]
+    assert both.endswith(" ?")
+
+
 def test_an_inventory_fits_its_terminal() -> None:
     long = record(1, command_line=("x" * 500,), executable_path="/tmp/" + "y" * 500, user_name="u" * 90)
     assert all(width(line) <= 100 for line in told(sweep(long), Screen(width=100)))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from common.messages import HashState
 from common.pb import ipc_pb2 as pb
+from procmond.collect.guard import Guard
+from procmond.collect.processes import PsutilCollector
 from procmond.collect.procfs import ProcfsCollector
-from procmond.collect.sighting import Wanted
+from procmond.collect.sighting import Sighting, Wanted
 from procmond.collect.users import Users
+from procmond.pulse import Stage
+from procmond.quarantine import Culprit, Withheld
 from tests.procmond.collect.made import Made, look, made, record_of, seen, started
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
@@ -206,15 +213,38 @@ def test_the_start_never_moves(procfs: ProcfsCollector) -> None:
     assert len(times) == 1
 
 
-def test_a_blocked_process_is_not_asked_for_its_memory(procfs: ProcfsCollector) -> None:
+def look_guarded(kind: str, culprit: Culprit, wanted: Wanted = FULL) -> Sighting:
+    """The culprit as a collector sees it that must not read what stalled."""
+    guard = Guard(None, Withheld(culprits=(culprit,)))
+    if kind == "psutil":
+        return seen(PsutilCollector(guard=guard), culprit.pid, wanted)
+    with contextlib.closing(ProcfsCollector(guard=guard)) as collector:
+        return seen(collector, culprit.pid, wanted)
+
+
+@pytest.mark.parametrize("kind", ["procfs", "psutil"])
+def test_a_blocked_process_is_not_asked_for_its_memory(procfs: ProcfsCollector, kind: str) -> None:
+    wanted = Wanted(full=True, environment=True)
     with running(SLEEP) as pid:
         free = seen(procfs, pid)
-        blocked = Wanted(full=True, environment=True, blocked=frozenset({(pid, free.start_ticks)}))
-        record = look(procfs, pid, blocked)
+        culprit = Culprit(pid, free.start_ticks, 0, Stage.ARGUMENTS, time.monotonic() + 3600)
+        record = record_of(look_guarded(kind, culprit, wanted))
         assert record.command_line_blocked
         assert not record.command_line
+        assert record.executable_inode
         assert {(e.field, e.reason) for e in record.exceptions} >= {(5, "blocked"), (130, "blocked")}
         assert list(look(procfs, pid).command_line) == [str(SLEEP), "300"]
+
+
+@pytest.mark.parametrize("kind", ["procfs", "psutil"])
+def test_an_image_that_does_not_answer_is_named_but_not_touched(procfs: ProcfsCollector, kind: str) -> None:
+    with running(SLEEP) as pid:
+        free = seen(procfs, pid)
+        culprit = Culprit(pid, free.start_ticks, 0, Stage.IMAGE, time.monotonic() + 3600)
+        sighting = look_guarded(kind, culprit)
+        assert (sighting.image, sighting.image_state) == (None, HashState.TIMED_OUT)
+        assert sighting.executable_path == str(SLEEP)
+        assert list(record_of(sighting).command_line) == [str(SLEEP), "300"]
 
 
 def test_secrets_are_replaced_before_they_are_encoded() -> None:

@@ -17,7 +17,9 @@ import msgspec
 
 from common.logs import get_logger
 from common.messages import EventSource, ProcessEventKind
-from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.build import environment_missing
+from procmond.collect.environment import MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.guard import Guard
 from procmond.collect.handles import read_file
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashing import HashEngine
@@ -31,6 +33,7 @@ from procmond.events.choice import NAMES, Opened
 from procmond.events.ebpf_source import EbpfReader
 from procmond.events.enrich import KernelEnricher, Step
 from procmond.events.event import Key
+from procmond.events.facts import ExecEvent
 from procmond.events.found import FoundEnricher, look_at
 from procmond.events.hashed import HashWish
 from procmond.events.hub import Hub, Resume
@@ -40,6 +43,7 @@ from procmond.events.source import KernelSource, Losses, SourceFailed, Totals
 from procmond.events.subscriber import Subscriber
 from procmond.events.table import ProcessTable
 from procmond.link import SourceReport
+from procmond.pulse import Stage
 
 DRAIN_INTERVAL_S: Final = 0.025
 """Seconds between two drains while events keep coming: few enough frames to be cheap, and no event older than
@@ -78,8 +82,10 @@ class Equipment(msgspec.Struct, frozen=True):
     """Looks at single processes; nobody else's."""
     sweeper: Collector
     """Looks at all of them."""
+    guard: Guard
     boot_time: int
     redact: Redact | None
+    environment_names: frozenset[str]
 
 
 def boot_ns() -> int:
@@ -87,7 +93,7 @@ def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-class Watch:
+class Feed:
     """Feeds the hub from the best source there is, then from the next."""
 
     def __init__(self, equipment: Equipment, report: Callable[[SourceReport], None]) -> None:
@@ -275,12 +281,21 @@ class Watch:
         except TimeoutError:
             pass
 
-    def _environment(self, pid: int) -> bytes:
+    def _environment(self, event: ExecEvent) -> bytes:
+        """The part of a record for the environment of who just ran something."""
+        guard, names = self._equipment.guard, self._equipment.environment_names
+        start_ticks = event.start_ticks
+        face = (event.name, event.inode)
+        if guard.withholds(Stage.ARGUMENTS, event.pid, start_ticks, face=face, uid=event.real_uid):
+            return environment_missing("blocked")
+        guard.enter(Stage.ARGUMENTS, event.pid, start_ticks)
         try:
-            raw = read_file(b"/proc/%d/environ" % pid, MAX_ENVIRONMENT_BYTES)
+            raw = read_file(b"/proc/%d/environ" % event.pid, MAX_ENVIRONMENT_BYTES)
         except OSError:
-            return encode_record({}, {"environment": "exited"})
-        found = parse_environment(raw, ENVIRONMENT_NAMES)
+            return environment_missing("exited")
+        finally:
+            guard.leave()
+        found = parse_environment(raw, names)
         return encode_record({}, environment=select_environment(found, self._equipment.redact))
 
     # --------------------------------------------------------------------------------------------- polling

@@ -1,0 +1,85 @@
+"""The supervisor's eye on the collector. One rule: only a read that waits in the kernel counts as stalled,
+not a collector that merely gets no processor.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.logs import get_logger
+from procmond.pulse import Pulse, StallDetector
+from procmond.quarantine import Quarantine, Withheld
+
+MAX_ABANDONED: Final = 4
+"""Collectors left hanging in the kernel; after that nothing that can stall is read any more."""
+
+_STATE_FIELD: Final = 0  # after the name, /proc/PID/stat (proc(5))
+_RUNNABLE: Final = b"R"
+
+_log = get_logger("procmond.supervisor")
+
+
+class Watch:
+    """Sees stalls, remembers culprits."""
+
+    def __init__(self) -> None:
+        self.abandoned = 0
+        """Collectors that could not be killed."""
+        self._quarantine = Quarantine()
+        self._pulse: Pulse | None = None
+        self._detector = StallDetector()
+
+    def begin(self) -> Pulse:
+        """A page for the next collector. The last one's stays with it, should it hang on."""
+        if self._pulse is not None:
+            self._pulse.close()
+        self._pulse = Pulse()
+        self._detector = StallDetector()
+        return self._pulse
+
+    def withheld(self, now: float) -> Withheld:
+        """What the next collector must not read."""
+        if self.abandoned >= MAX_ABANDONED:
+            return Withheld(everyone=True)
+        return self._quarantine.withheld(now)
+
+    def stalled(self, collector: int, now: float) -> bool:
+        """Whether the collector hangs; then the one to blame is in quarantine from now on."""
+        if self._pulse is None:
+            return False
+        reading = self._pulse.read()
+        if not self._detector.observe(reading, now) or _is_runnable(collector):
+            return False
+        uid = _owner(reading.pid)
+        culprit = self._quarantine.stalled(reading.pid, reading.start_ticks, uid, reading.stage, now)
+        _log.warning(
+            "collector_stalled",
+            pid=reading.pid,
+            uid=uid,
+            read=reading.stage.name.lower(),
+            withheld_s=round(culprit.until - now),
+        )
+        return True
+
+
+def _is_runnable(pid: int) -> bool:
+    """Whether a process runs or waits for a processor."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].split()[_STATE_FIELD] == _RUNNABLE
+    except OSError:
+        return False
+
+
+def _owner(pid: int) -> int | None:
+    """The real uid of a process; None where it is not to be known.
+
+    Not the owner of /proc/PID: that is root for every process that is not dumpable, which any can make
+    itself. Reading status takes no lock that the process could hold.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            line = next(line for line in file if line.startswith(b"Uid:"))
+        return int(line.split()[1])
+    except (OSError, StopIteration):
+        return None
