@@ -28,7 +28,6 @@ from procmond.events.event import Event, Key
 from procmond.events.exec_facts import ExecFacts, identity_facts
 from procmond.events.facts import (
     HAS_IMAGE,
-    KIND_OF,
     PATH_CUT,
     CredentialsEvent,
     ExecEvent,
@@ -40,6 +39,7 @@ from procmond.events.hashed import HashWish, finish, put_when_hashed
 from procmond.events.lanes import Lanes
 from procmond.events.proof import NO_IMAGE, PENDING, SETTLED_NS, KernelImage, Prover, Ran
 from procmond.events.table import Process, ProcessTable
+from procmond.events.wire import KIND_OF
 
 _FROM_PARENT: Final = encode_exception("executable_path", Provenance.PARENT)
 Step = Callable[[], None]
