@@ -170,6 +170,19 @@ def encode_event(
     return event.SerializeToString() + embed_record(record)
 
 
+def encode_place(key: tuple[int, int], parent: tuple[int, int] | None, *, reparented: bool | None) -> bytes:
+    """The part of a ProcessRecord that says which process it is, and under whom."""
+    ppid, parent_start_ticks = parent or (None, None)
+    record = pb.ProcessRecord(
+        pid=key[0],
+        ppid=ppid,
+        start_ticks=key[1],
+        parent_start_ticks=parent_start_ticks,
+        reparented=reparented,
+    )
+    return record.SerializeToString()
+
+
 def embed_record(record: bytes) -> bytes:
     """A ProcessRecord, or a part of one, as it stands in a ProcessEvent: several merge."""
     return _PROCESS_TAG + varint(len(record)) + record

@@ -75,7 +75,15 @@ def open_sources(choice: str, passed: socket.socket | None = None) -> Opened:
     if choice != "auto" and wanted[0] in obstacles:
         raise ConfigError(f"event_source: {choice} does not work here: {obstacles[wanted[0]]}")
     chain = tuple(source for source in wanted if source not in obstacles)
-    return Opened(chain, _reason(choice, chain, obstacles), programs, connection)
+    reason = _reason(choice, chain, obstacles)
+    if programs is not None and "credentials" in programs.missing:
+        why = programs.missing["credentials"].detail.partition(";")[0]
+        reason = _both(reason, f"changes of credentials are not seen: {why}")
+    return Opened(chain, reason, programs, connection)
+
+
+def _both(one: str, other: str) -> str:
+    return "; ".join(part for part in (one, other) if part)
 
 
 def _reason(choice: str, chain: Sequence[EventSource], obstacles: Mapping[EventSource, str]) -> str:

@@ -153,39 +153,75 @@ class Found(NamedTuple):
 
 
 class ThreadFilter:
-    """From events of threads to events of processes. Pure but for `look`, which reads /proc."""
+    """From events of threads to events of processes. Pure but for `look`, which reads /proc.
+
+    Threads are counted from their own events; only of processes that were there before is anything looked up.
+    """
 
     def __init__(self, look: Callable[[int], Found | None]) -> None:
         """`look` gives what is there of a pid now; None when nothing is."""
         self._look = look
+        self._born: set[int] = set()
+        """Processes whose threads have all been seen to begin."""
+        self._threads: dict[int, int] = {}
+        """Threads that run beside the leader, of processes that have any."""
         self._leaderless: dict[int, int] = {}
         """Processes whose leader has ended before its threads; the leader's status."""
 
+    def forget(self) -> None:
+        """Messages were lost: from now on only what is looked up counts."""
+        self._born.clear()
+        self._threads.clear()
+
     def processes(self, message: wire.Message) -> Sequence[wire.Message]:
         """What the message says of processes. Exits are those of the last thread."""
-        if isinstance(message, wire.Exited):
-            ended = self._exit(message)
-            return () if ended is None else (ended,)
-        if message.pid != message.group or not message.pid:
-            return ()
-        if isinstance(message, wire.Forked) and message.pid in self._leaderless:
-            # The number is another's now, which is what was seen when its last holder was looked for.
-            status = self._leaderless.pop(message.pid)
-            return (_ended(message, message.pid, status), message)
-        return (message,)
-
-    def _exit(self, message: wire.Exited) -> wire.Exited | None:
         group = message.group
-        if message.pid != group and group not in self._leaderless:
-            return None
-        found = self._look(group)
-        if found is not None and not (found.zombie and found.threads <= 1):
-            # The message comes after the thread has left, so what is counted now still runs.
+        if isinstance(message, wire.Exited):
+            return self._exit(message)
+        if message.pid != group:
+            if isinstance(message, wire.Forked):
+                self._threads[group] = self._threads.get(group, 0) + 1
+            return ()
+        if isinstance(message, wire.Forked):
+            return self._fork(message)
+        if isinstance(message, wire.Execed):  # ends all threads but the one that takes the leader's number
+            self._threads.pop(group, None)
+            self._leaderless.pop(group, None)
+        return (message,) if group else ()
+
+    def _fork(self, message: wire.Forked) -> Sequence[wire.Message]:
+        pid = message.pid
+        self._threads.pop(pid, None)
+        self._born.add(pid)
+        status = self._leaderless.pop(pid, None)
+        if status is None:
+            return (message,)
+        # The number is another's now, which is what was seen when its last holder was looked for.
+        return (_ended(message, pid, status), message)
+
+    def _exit(self, message: wire.Exited) -> Sequence[wire.Exited]:
+        group = message.group
+        left = self._threads.get(group, 0)
+        if message.pid != group:
+            if left:
+                left -= 1
+                self._threads[group] = left
+                if not left:
+                    del self._threads[group]
+            if group not in self._leaderless:
+                return ()
+        if left or not (group in self._born or self._has_ended(group)):
             if message.pid == group:
                 self._leaderless[group] = message.status
-            return None
+            return ()
         self._leaderless.pop(group, None)
-        return _ended(message, group, message.status)
+        self._born.discard(group)
+        return (_ended(message, group, message.status),)
+
+    def _has_ended(self, pid: int) -> bool:
+        """The message comes after the thread has left, so what is counted now still runs."""
+        found = self._look(pid)
+        return found is None or (found.zombie and found.threads <= 1)
 
 
 def _ended(message: wire.Message, pid: int, status: int) -> wire.Exited:
@@ -213,16 +249,17 @@ class ConnectorReader:
         """
         events: list[wire.Message] = []
         ledger = self._ledger
-        try:
-            for _ in range(limit):
+        for _ in range(limit):
+            try:
                 data, (sender, _) = self._sock.recvfrom(_DATAGRAM_BYTES)
-                if sender == 0:  # others may write to us, but only the kernel knows
-                    self._take(data, events)
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:  # an overrun shows in the sequence of the next message
-                raise SourceFailed(f"process connector: {error.strerror}") from None
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise SourceFailed(f"process connector: {error.strerror}") from None
+                continue  # an overrun: it shows in the sequence, and ends when all that is left is taken
+            if sender == 0:  # others may write to us, but only the kernel knows
+                self._take(data, events)
         ledger.write()
         return events
 
@@ -230,7 +267,10 @@ class ConnectorReader:
         ledger = self._ledger
         try:
             for message in wire.parse_messages(data):
-                ledger.lost += ledger.expect(message.processor, message.sequence)
+                missing = ledger.expect(message.processor, message.sequence)
+                if missing:
+                    ledger.lost += missing
+                    self._filter.forget()
                 for event in self._filter.processes(message):
                     ledger.taken[_INDEX[type(event)]] += 1
                     events.append(event)

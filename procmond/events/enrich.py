@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Unpack, cast
+from typing import Final, cast
 
 from common.messages import ProcessEventKind, Provenance
 from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.records import (
-    EventFacts,
     Facts,
     encode_event,
     encode_exception,
+    encode_place,
     encode_record,
 )
 from procmond.collect.sighting import Redact
-from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.collect.vetting import Descriptor
 from procmond.events.event import Event, Key
-from procmond.events.exec_facts import ExecFacts, identity_facts
+from procmond.events.exec_facts import MAX_KEPT, ExecFacts, identity_facts, name_of
 from procmond.events.facts import (
     HAS_IMAGE,
     PATH_CUT,
@@ -41,6 +40,9 @@ from procmond.events.proof import NO_IMAGE, PENDING, SETTLED_NS, KernelImage, Pr
 from procmond.events.table import Process, ProcessTable
 from procmond.events.wire import KIND_OF
 
+_FORK: Final = ProcessEventKind.FORK
+_EXIT: Final = ProcessEventKind.EXIT
+_EXEC: Final = ProcessEventKind.EXEC
 _FROM_PARENT: Final = encode_exception("executable_path", Provenance.PARENT)
 Step = Callable[[], None]
 
@@ -69,6 +71,8 @@ class KernelEnricher:
         self.wish = HashWish()
         self.wants_environment = False
         self._wall_offset_ns = 0
+        self._images: dict[tuple[object, ...], tuple[KernelImage, str | None]] = {}
+        self._briefs: dict[tuple[object, ...], bytes] = {}
 
     def kind_of(self, event: object) -> ProcessEventKind:
         """Of one of the events this takes."""
@@ -103,11 +107,27 @@ class KernelEnricher:
         return partial(self._exec, event, ran, held, known, environment)
 
     def _ran(self, event: ExecEvent) -> Ran:
-        image = KernelImage(event.device, event.inode, event.size, event.mtime_ns, event.ctime_ns)
-        path = None
-        if not event.flags & PATH_CUT:
-            path = event.path.decode("utf-8", "surrogateescape")  # a path with these leads nowhere
-        settled = event.boot_ns + self._wall_offset_ns - event.ctime_ns >= SETTLED_NS
+        key = (
+            event.encoded_device,
+            event.inode,
+            event.size,
+            event.mtime_s,
+            event.mtime_rest,
+            event.ctime_s,
+            event.ctime_rest,
+            event.upward_path,
+            event.flags & PATH_CUT,
+        )
+        kept = self._images.get(key)
+        if kept is None:
+            if len(self._images) >= MAX_KEPT:
+                self._images.clear()
+            image = KernelImage(event.device, event.inode, event.size, event.mtime_ns, event.ctime_ns)
+            # A path that is not UTF-8 gets surrogates, and leads nowhere.
+            path = None if event.flags & PATH_CUT else event.path.decode("utf-8", "surrogateescape")
+            kept = self._images[key] = (image, path)
+        image, path = kept
+        settled = event.boot_ns + self._wall_offset_ns - image.ctime_ns >= SETTLED_NS
         return Ran(event.pid, image, path, settled)
 
     def _exec(
@@ -122,12 +142,10 @@ class KernelEnricher:
         parent = _parent_of(raw)
         wall_ms = (raw.boot_ns + self._wall_offset_ns) // 1_000_000
         path, record = self._facts.encode(raw, wall_ms, reparented=_reparented(self._table.get(key), parent))
-        name = text(raw.name)
+        name = name_of(raw.comm)
         process = self._table.ran(key, parent, name, path, record, raw.boot_ns)
-        body = encode_event(ProcessEventKind.EXEC, raw.boot_ns, wall_ms, key, record)
-        event = Event(
-            ProcessEventKind.EXEC, raw.boot_ns, key, process.parent, name, path, body, None, environment
-        )
+        body = encode_event(_EXEC, raw.boot_ns, wall_ms, key, record)
+        event = Event(_EXEC, raw.boot_ns, key, process.parent, name, path, body, None, environment)
         if known is not None or ran is None:
             finish(event, known or NO_IMAGE, Provenance.FILE)
             self.lanes.put(event)
@@ -140,74 +158,75 @@ class KernelEnricher:
     # -------------------------------------------------------------------------------------------- others
 
     def _fork(self, raw: ForkEvent) -> None:
-        key = (raw.pid, raw.start_ticks)
         forker = (raw.forker_pid, raw.forker_start_ticks) if raw.forker_pid else None
-        process = self._table.forked(key, forker, text(raw.name), raw.boot_ns)
-        facts = self._brief(raw, process)
-        facts.update(identity_facts(raw, self._users))
-        self._send(
-            ProcessEventKind.FORK,
-            raw,
-            forker,
-            process,
-            facts,
-            parent_pid=raw.forker_pid or None,
-            parent_start_ticks=raw.forker_start_ticks or None,
+        key = (raw.pid, raw.start_ticks)
+        name = name_of(raw.comm)
+        process = self._table.forked(key, forker, name, raw.boot_ns)
+        record = self._brief(raw, key, process, identified=True)
+        body = encode_event(
+            _FORK,
+            raw.boot_ns,
+            (raw.boot_ns + self._wall_offset_ns) // 1_000_000,
+            key,
+            record,
+            parent_pid=None if forker is None else forker[0],
+            parent_start_ticks=None if forker is None else forker[1],
         )
+        self.lanes.put(Event(_FORK, raw.boot_ns, key, forker, name, process.path, body))
 
     def _exit(self, raw: ExitEvent) -> None:
         key = (raw.pid, raw.start_ticks)
         process = self._table.exited(key, raw.boot_ns)
         signal = raw.status & 0x7F
-        facts = self._brief(raw, process)
-        self._send(
-            ProcessEventKind.EXIT,
-            raw,
-            None if process is None else process.parent,
-            process,
-            facts,
+        body = encode_event(
+            _EXIT,
+            raw.boot_ns,
+            (raw.boot_ns + self._wall_offset_ns) // 1_000_000,
+            key,
+            self._brief(raw, key, process, identified=False),
             exit_code=None if signal else os.WEXITSTATUS(raw.status),
             exit_signal=signal or None,
             run_time_ns=raw.run_ns,
         )
+        path, parent = (None, None) if process is None else (process.path, process.parent)
+        self.lanes.put(Event(_EXIT, raw.boot_ns, key, parent, name_of(raw.comm), path, body))
 
     def _credentials(self, raw: CredentialsEvent) -> None:
-        process = self._table.get((raw.pid, raw.start_ticks))
-        facts = self._brief(raw, process)
-        facts.update(identity_facts(raw, self._users))
-        self._send(ProcessEventKind.CREDENTIALS, raw, _parent_of(raw), process, facts)
+        key = (raw.pid, raw.start_ticks)
+        process = self._table.get(key)
+        wall_ms = (raw.boot_ns + self._wall_offset_ns) // 1_000_000
+        record = self._brief(raw, key, process, identified=True)
+        body = encode_event(ProcessEventKind.CREDENTIALS, raw.boot_ns, wall_ms, key, record)
+        path = None if process is None else process.path
+        kind, parent = ProcessEventKind.CREDENTIALS, _parent_of(raw)
+        self.lanes.put(Event(kind, raw.boot_ns, key, parent, name_of(raw.comm), path, body))
 
-    def _brief(self, raw: KernelEvent, process: Process | None) -> Facts:
-        """What every event but an exec says of its process."""
-        return {
-            "pid": raw.pid,
-            "ppid": raw.ppid,
-            "name": text(raw.name),
-            "executable_path": None if process is None else process.path,
-            "start_ticks": raw.start_ticks,
-            "parent_start_ticks": raw.parent_start_ticks if raw.ppid else None,
+    def _brief(self, raw: KernelEvent, key: Key, process: Process | None, *, identified: bool) -> bytes:
+        """The record in every event but an exec: what changes from process to process, then what seldom
+        does; `identified` with who it runs as."""
+        path = None if process is None else process.path
+        same: tuple[object, ...] = (raw.comm, path)
+        if identified:
+            same += (raw.real_uid, raw.effective_uid, raw.real_gid, raw.effective_gid)
+            same += (raw.login_uid, raw.session, self._users.version)
+        kept = self._briefs.get(same)
+        if kept is None:
+            if len(self._briefs) >= MAX_KEPT:
+                self._briefs.clear()
+            kept = self._briefs[same] = self._encode_brief(raw, path, identified=identified)
+        parent = _parent_of(raw)
+        return encode_place(key, parent, reparented=_reparented(process, parent)) + kept
+
+    def _encode_brief(self, raw: KernelEvent, path: str | None, *, identified: bool) -> bytes:
+        facts: Facts = {
+            "name": name_of(raw.comm),
+            "executable_path": path,
             "accessible": True,
             "provenance": Provenance.KERNEL,
-            "reparented": _reparented(process, _parent_of(raw)),
         }
-
-    def _send(
-        self,
-        kind: ProcessEventKind,
-        raw: KernelEvent,
-        parent: Key | None,
-        process: Process | None,
-        facts: Facts,
-        **more: Unpack[EventFacts],
-    ) -> None:
-        key = (raw.pid, raw.start_ticks)
-        wall_ms = (raw.boot_ns + self._wall_offset_ns) // 1_000_000
-        path = None if process is None else process.path
-        record = encode_record(facts)
-        if path is not None:
-            record += _FROM_PARENT
-        body = encode_event(kind, raw.boot_ns, wall_ms, key, record, **more)
-        self.lanes.put(Event(kind, raw.boot_ns, key, parent, text(raw.name), path, body))
+        if identified:
+            facts.update(identity_facts(raw, self._users))
+        return encode_record(facts) + (b"" if path is None else _FROM_PARENT)
 
 
 _STEPS: Final[dict[type[KernelEvent], Callable[[KernelEnricher, KernelEvent], None]]] = {

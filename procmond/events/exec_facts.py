@@ -5,6 +5,7 @@ Pure. Most of a record is the same from one exec of an image to the next, so tha
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from common.limits import MAX_COMMAND_LINE_BYTES
@@ -43,6 +44,12 @@ _CWD_CUT: Final = encode_exception("cwd", Provenance.MISSING, "cut")
 _NO_CWD: Final = encode_exception("cwd", Provenance.MISSING, "exited")
 
 
+@lru_cache(maxsize=MAX_KEPT)
+def name_of(comm: bytes) -> str:
+    """A process's name, from the kernel's 16 bytes padded with NULs."""
+    return text(comm.partition(b"\0")[0])
+
+
 class ExecFacts:
     """Makes encoded ProcessRecords, without hash fields, from exec events."""
 
@@ -65,7 +72,7 @@ class ExecFacts:
         facts: Facts = {
             "pid": event.pid,
             "ppid": event.ppid,
-            "name": text(event.name),
+            "name": name_of(event.comm),
             "command_line": argv,
             "start_time": self._boot_time + event.start_ticks // TICKS,
             "collection_time": wall_ms,

@@ -4,6 +4,7 @@ state says why not."""
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -20,6 +21,8 @@ HASH_WAIT_S: Final = 0.25
 """Seconds an exec of an image not seen before waits for its hash: 400 MB at what one core hashes. What was
 done to and by other processes is not held up."""
 
+_PARTS: Final = 4096
+"""Encoded hashes kept: the images a host runs again and again."""
 _EXCEPTIONS: Final = {
     Provenance.PROC: encode_exception("executable_hash", Provenance.PROC),
     Provenance.FILE: encode_exception("executable_hash", Provenance.FILE),
@@ -38,13 +41,19 @@ class HashWish(msgspec.Struct, frozen=True):
 def finish(event: Event, outcome: HashOutcome, provenance: Provenance) -> None:
     """Put the digests into an exec event, and how they are known."""
     event.outcome = outcome
+    event.body += _part(outcome, provenance)
+
+
+@lru_cache(maxsize=_PARTS)
+def _part(outcome: HashOutcome, provenance: Provenance) -> bytes:
+    """The part of an event with the sha256; further digests are for those who ask."""
     basic = outcome
     if len(outcome.digests) > 1:
         basic = msgspec.structs.replace(outcome, digests=outcome.digests[:1])  # sha256 is the first
     part = fragment(basic, True)
     if outcome.digests or outcome.state is HashState.GONE:
         part += _EXCEPTIONS[provenance]
-    event.body += embed_record(part)
+    return embed_record(part)
 
 
 def put_when_hashed(lanes: Lanes, event: Event, answer: Answer) -> None:
@@ -55,6 +64,10 @@ def put_when_hashed(lanes: Lanes, event: Event, answer: Answer) -> None:
         lanes.put(event)
         return
     future = outcome
+    if future.done():
+        finish(event, future.result(), answer.provenance)
+        lanes.put(event)
+        return
 
     def settle() -> None:
         if future.done() and not future.cancelled():

@@ -12,7 +12,7 @@ from typing import Final
 
 from procmond.events.event import Event, Key
 
-MAX_WAITING: Final = 4096
+MAX_WAITING: Final = 1024
 """Events in all lanes; one more, and the lane that waits longest goes without its hash."""
 
 Finish = Callable[[], None]
@@ -40,9 +40,11 @@ class Lanes:
 
     def put(self, event: Event, finish: Finish | None = None) -> None:
         """An event; with `finish` it has to wait until `release` is called for it."""
-        lane = self._lanes.get(event.key)
-        if lane is None and event.parent is not None:
-            lane = self._lanes.get(event.parent)
+        lane = None
+        if self._lanes:
+            lane = self._lanes.get(event.key)
+            if lane is None and event.parent is not None:
+                lane = self._lanes.get(event.parent)
         if lane is None:
             if finish is None:
                 self._deliver(event)
@@ -52,7 +54,7 @@ class Lanes:
             lane.keys.add(event.key)
             self._lanes[event.key] = lane
         if finish is not None:
-            self._order[id(event)] = lane
+            self._order[id(event)] = lane  # keeps its place when it is there already
         lane.items.append((event, finish))
         self.waiting += 1
         if self.waiting > self._capacity:
@@ -61,19 +63,17 @@ class Lanes:
     def release(self, event: Event) -> None:
         """The event waits no longer, and neither does what only waited for it; twice is once."""
         lane = self._order.pop(id(event), None)
-        if lane is None:
-            return
-        while lane.items:
-            item, finish = lane.items[0]
-            if finish is not None:
-                if id(item) in self._order:
-                    return
-                finish()
-            lane.items.popleft()
-            self.waiting -= 1
-            self._deliver(item)
+        if lane is None or lane.items[0][0] is not event:
+            return  # told already; or behind another, and told when that is
         for key in lane.keys:
             del self._lanes[key]
+        self.waiting -= len(lane.items)
+        for item, finish in lane.items:  # what is left finds new lanes: a child may wait, its parent no more
+            if finish is None or id(item) in self._order:
+                self.put(item, finish)
+            else:
+                finish()
+                self.put(item)
 
     def flush(self) -> None:
         """Nothing waits any longer."""

@@ -106,6 +106,8 @@ class Subscriber:
         self._events = 0
         self._bytes = 0
         self._joining = True
+        self._takes_all = False
+        """Nothing has to be compared: there is no filter, and no snapshot shows what may be told again."""
         self._shown: dict[Key, int] = {}
         self._inside: set[Key] = set()
 
@@ -116,16 +118,18 @@ class Subscriber:
         if event.boot_ns < self._since_ns:
             self.filtered[event.kind] += 1
             return
-        if not self._joining and not self._admits(event):
+        if not (self._takes_all or self._joining or self._admits(event)):
             return
-        if self._events >= self._max_events or self._bytes + len(event.body) > self._max_bytes:
+        size = len(event.body)
+        if self._events >= self._max_events or self._bytes + size > self._max_bytes:
             self._miss(QUEUE_FULL, Counter({event.kind: 1}), event.boot_ns, event.boot_ns)
             return
+        if not self._queue:
+            self._wake()
         self._queue.append(event)
         self._events += 1
-        self._bytes += len(event.body)
+        self._bytes += size
         self.unsettled[event.kind] += 1
-        self._wake()
 
     def miss(self, reason: str, losses: Losses, since_ns: int, until_ns: int, *, exact: bool = True) -> None:
         """Events were lost before they came here, in this interval; a snapshot is to follow the gap."""
@@ -159,6 +163,7 @@ class Subscriber:
     def begin_snapshot(self) -> None:
         """From now on events wait until `end_snapshot`."""
         self._joining = True
+        self._takes_all = False
         self.snapshot_due = False
         self._shown.clear()
 
@@ -197,6 +202,7 @@ class Subscriber:
             self._events += 1
             self._bytes += len(item.body)
         self._shown.clear()
+        self._takes_all = self.wish.unfiltered
 
     # ---------------------------------------------------------------------------------------- the writer's
 

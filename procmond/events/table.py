@@ -148,8 +148,10 @@ class ProcessTable:
         before = self.holder(pid)
         if before is not None and before.key != process.key:
             self._end(before, now_ns)  # its exit was lost: the number is another's now
-        if process.key in self._known:  # told twice: known from a sweep, then its fork
-            known = self._known[process.key]
+        known = self._known.get(process.key)
+        if known is not None and process.forked and (known.forked or known.ended_ns):
+            self._drop(process.key)  # within one tick of its start the number was given away again
+        elif known is not None:  # known from a sweep, and now its fork is told
             if process.forked:
                 known.parent, known.forked = process.parent, True
             return known

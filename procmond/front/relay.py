@@ -27,10 +27,11 @@ _CANCEL_GRACE_S: Final = 1.0
 class Exchange:
     """One open question: frames come in, credit goes out."""
 
-    def __init__(self, relay: Relay, request: int, question: Question) -> None:
+    def __init__(self, relay: Relay, request: int, question: Question, *, live: bool) -> None:
         self._relay = relay
         self.request = request
         self.question = question
+        self._live = live
         self.forwarded = False
         """Whether any frame was handed on: then it cannot be asked again, unless it is live."""
         self.asked_again = False
@@ -83,7 +84,7 @@ class Exchange:
         stands, of any other what was not handed on is void."""
         if self.cancelled:
             return False
-        if self.question.resume:
+        if self._live:
             return True
         if self.forwarded or self.asked_again:
             return False
@@ -164,10 +165,12 @@ class Relay:
             if exchange.request in self._open:
                 self._ask(exchange)
 
-    def ask(self, question: Question) -> Exchange:
-        """Put a question; its frames come from the Exchange, which the caller closes."""
+    def ask(self, question: Question, *, live: bool = False) -> Exchange:
+        """Put a question; its frames come from the Exchange, which the caller closes. `live`: the answer has
+        no end, and goes on with the next collector.
+        """
         request = next(self._numbers) % _REQUEST_IDS
-        exchange = self._open[request] = Exchange(self, request, question)
+        exchange = self._open[request] = Exchange(self, request, question, live=live)
         self._ask(exchange)
         return exchange
 

@@ -12,6 +12,7 @@ import os
 
 from common import codec, framing
 from common.messages import new_enumerate_task
+from procmond.collect.guard import Guard
 from procmond.collect.hashing import HashEngine
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
@@ -22,6 +23,7 @@ from procmond.link import Kind
 from tests.bench.measure import Figure, Report, alternate
 from tests.bench.population import population
 from tests.support.daemons import Procmond
+from tests.support.feeds import make_feed
 
 _TASK = new_enumerate_task("split", stream=True)
 
@@ -50,7 +52,8 @@ def measure(processes: int, rounds: int) -> list[Report]:
         async def make_engine() -> HashEngine:
             return HashEngine()
 
-        tools = Tools(collector, runner.run(make_engine()), 5.0)
+        engine = runner.run(make_engine())
+        tools = Tools(collector, engine, Guard(), 5.0, make_feed(engine))
 
         def sweep() -> None:
             for _ in collector.sweep(Wanted(), None):
