@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 SECONDS ?= 10
 ARGS ?=
 
-.PHONY: setup run test check lint types layers bench fuzz clean help
+.PHONY: setup run test check lint types layers bench fuzz package install test-systemd clean help
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -37,6 +37,7 @@ lint: setup ## ruff: rules and format
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
+	$(BIN)/mypy --strict systemd/package/stage.py systemd/package/deb.py
 
 layers: setup ## who may import whom
 	$(BIN)/lint-imports
@@ -49,6 +50,16 @@ bench: setup ## the figures of docs/benchmarks.md, as tables and JSON
 
 fuzz: setup ## every fuzz target for SECONDS
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
+
+package: setup ## dist/: the wheel and a .deb; the same commit gives the same bytes
+	$(BIN)/python systemd/package/deb.py
+
+install: setup ## for packagers: everything as installed, under DESTDIR
+	@test -n "$(DESTDIR)" || { echo "name a directory: make install DESTDIR=/tmp/root" >&2; exit 2; }
+	$(BIN)/python systemd/package/stage.py --destdir "$(DESTDIR)"
+
+test-systemd: setup ## install the package in a booted systemd, check every promise; needs root, see its report
+	$(BIN)/python -m tests.systemd.run $(ARGS)
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) common/pb dist build .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -23,6 +23,7 @@ from common.errors import ConnectionLost, DeadlineExceeded, TaskError, TooLarge,
 from common.messages import (
     CapabilityRequest,
     CapabilityResponse,
+    CollectionSummary,
     DetectionTask,
     ErrorCode,
     MonitoringDomain,
@@ -59,6 +60,8 @@ class Client:
         self.counters = Counters() if counters is None else counters
         self.capabilities: CapabilityResponse | None = None
         """What the server said of itself; None when it does not negotiate."""
+        self.account: CollectionSummary | None = None
+        """What the server refused, delivered and lost since it started, as it said together with that."""
         self._server_uids = server_uids
         self._name = name
         self._version = version
@@ -76,7 +79,7 @@ class Client:
         await self._group.__aenter__()
         try:
             await self._open()
-            await self._negotiate()
+            await self._meet()
         except BaseException:
             await self._close()
             raise
@@ -170,7 +173,11 @@ class Client:
         # group of one.
         await self._group.__aexit__(None, None, None)
 
-    async def _negotiate(self) -> None:
+    async def negotiate(self) -> None:
+        """Ask the server what it is and can; `__aenter__` did already, but it may have changed since.
+
+        Raises: as `ask`.
+        """
         request = CapabilityRequest(
             client_id=self._name,
             requested_domains=(MonitoringDomain.PROCESS,),
@@ -178,8 +185,14 @@ class Client:
             protocol_version=limits.PROTOCOL_VERSION,
         )
         task = DetectionTask(task_type=TaskType.NEGOTIATE_CAPABILITIES, capability_request=request)
+        answer = await self.ask(task, deadline_s=self._connect_timeout_s)
+        if answer.error is not None:
+            raise answer.error
+        self.capabilities, self.account = answer.capability_response, answer.summary
+
+    async def _meet(self) -> None:
         try:
-            answer = await self.ask(task, deadline_s=self._connect_timeout_s)
+            await self.negotiate()
         except DeadlineExceeded as error:
             raise connection.unreachable(self.path, "it accepts connections but does not answer") from error
         except ConnectionLost as error:
@@ -190,9 +203,7 @@ class Client:
                 raise
             self._connected.legacy = True
             return
-        if answer.error is not None:
-            raise answer.error
-        response = self.capabilities = answer.capability_response
+        response = self.capabilities
         self._connected.legacy = not (
             response is not None and response.negotiation_success and response.protocol_version
         )

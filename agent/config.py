@@ -5,12 +5,13 @@ The definitions are the documentation: flags, environment variables and the comm
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
 
-from common.accounts import find_user, is_account
+from common.accounts import are_accounts, find_group, find_user, is_account
 from common.arguments import Arguments, Program
 from common.arguments import load as load_program
 from common.arguments import parse_arguments as parse_program_arguments
@@ -149,6 +150,43 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
             maximum=HIGHEST_SCAN_INTERVAL_S,
         ),
     ] = DEFAULT_SCAN_INTERVAL_S
+    log_execs: Annotated[
+        bool,
+        Setting(
+            meaning="Log every program that is run as one entry, exec_seen, with user, arguments and hash.",
+            why="the journal is then a record of what ran; a busy host may want it shorter.",
+        ),
+    ] = True
+    control_socket: Annotated[
+        str,
+        Setting(
+            meaning="Path of the Unix socket on which the agent tells its own state.",
+            why="systemd's RuntimeDirectory=daemoneye-agent.",
+            accepts=is_socket_path,
+            expected=f"an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes",
+            flag="--control-socket",
+            metavar="PATH",
+        ),
+    ] = "/run/daemoneye-agent/control.sock"
+    control_users: Annotated[
+        tuple[str | int, ...],
+        Setting(
+            meaning="Users who may ask the agent for its state, besides the one it runs as.",
+            why="the state names no process; administrators are root.",
+            accepts=are_accounts,
+            expected="a list of user names or numbers",
+        ),
+    ] = ("root",)
+    control_groups: Annotated[
+        tuple[str | int, ...],
+        Setting(
+            meaning="Groups whose members may ask the agent for its state. The first owns the socket, which "
+            "works if the agent is a member of it or root.",
+            why="nobody but control_users.",
+            accepts=are_accounts,
+            expected="a list of group names or numbers",
+        ),
+    ] = ()
     log_level: Annotated[
         Level,
         Setting(
@@ -187,3 +225,30 @@ def resolve_server_uid(resolved: Resolved[AgentConfig]) -> int:
     if user is None:
         raise resolved.error("server_user", f"expected an existing user, not {resolved.value.server_user!r}")
     return user.uid
+
+
+class ControlAccess(msgspec.Struct, frozen=True):
+    """Who may ask the agent for its state, as the kernel names peers."""
+
+    uids: frozenset[int]
+    gids: frozenset[int]
+    socket_gid: int
+    """The group that owns the socket."""
+
+
+def resolve_control_access(resolved: Resolved[AgentConfig]) -> ControlAccess:
+    """Look up the configured names. Raises: ConfigError for one that does not exist."""
+    config = resolved.value
+    uids = {os.geteuid()}
+    for name in config.control_users:
+        user = find_user(name)
+        if user is None:
+            raise resolved.error("control_users", f"expected an existing user, not {name!r}")
+        uids.add(user.uid)
+    gids: list[int] = []
+    for name in config.control_groups:
+        gid = find_group(name)
+        if gid is None:
+            raise resolved.error("control_groups", f"expected an existing group, not {name!r}")
+        gids.append(gid)
+    return ControlAccess(frozenset(uids), frozenset(gids), gids[0] if gids else os.getegid())

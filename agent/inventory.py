@@ -49,6 +49,8 @@ class SweepReport(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer
     counts: Counts
     duration_s: float
+    began_ns: int = 0
+    """CLOCK_BOOTTIME just before it was asked for: it tells nothing older."""
 
 
 def take_inventory(answer: Answer) -> Inventory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,23 @@ from typing import Final
 
 import msgspec
 
-from agent.config import PROGRAM, AgentConfig, load, parse_arguments, resolve_server_uid
-from agent.service import Agent, serve
+from agent.config import (
+    PROGRAM,
+    AgentConfig,
+    ControlAccess,
+    load,
+    parse_arguments,
+    resolve_control_access,
+    resolve_server_uid,
+)
+from agent.daemon import Daemon
+from agent.service import serve
 from common import __version__, logs
 from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
 from common.errors import ConfigError
+from common.listening import Listener
 from common.service import InstanceLock, run
 
 EXIT_USAGE: Final = 2
@@ -24,7 +35,7 @@ EXIT_USAGE: Final = 2
 LOCK_NAME: Final = "agent.lock"
 """In the state directory: one agent each."""
 
-_RELOADABLE: Final = frozenset({"log_level", "scan_interval"})
+_RELOADABLE: Final = frozenset({"log_execs", "log_level", "scan_interval"})
 
 _log = logs.get_logger(__name__)
 
@@ -38,37 +49,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         resolved = load(arguments, os.environ)
         server_uid = resolve_server_uid(resolved)
+        access = resolve_control_access(resolved)
         if arguments.check_config:
             sys.stdout.write(render_effective(resolved))
             return 0
         if not os.path.isdir(resolved.value.state_dir):
             raise resolved.error("state_dir", f"no such directory: {resolved.value.state_dir}; create it")
         with InstanceLock(os.path.join(resolved.value.state_dir, LOCK_NAME)):
-            return _run(arguments, resolved, server_uid)
+            return _run(arguments, resolved, server_uid, access)
     except ConfigError as error:
         sys.stderr.write(f"{PROGRAM.name}: {error}\n")
         return EXIT_USAGE
 
 
-def _run(arguments: Arguments, resolved: Resolved[AgentConfig], server_uid: int) -> int:
+def _run(
+    arguments: Arguments, resolved: Resolved[AgentConfig], server_uid: int, access: ControlAccess
+) -> int:
     logs.configure(resolved.value.log_level, PROGRAM.name)
     current = resolved.value
-    agent: Agent | None = None
+    daemon: Daemon | None = None
 
     async def work(stop: asyncio.Event) -> int:
-        nonlocal agent
-        agent = Agent(current, server_uid, version=__version__)
-        return await serve(agent, stop)
+        nonlocal daemon
+        daemon = Daemon(current, server_uid, control, access, version=__version__)
+        return await serve(daemon, stop)
 
     def reload() -> None:
         nonlocal current
-        if agent is not None:
-            current = _reload(arguments, current, agent)
+        if daemon is not None:
+            current = _reload(arguments, current, daemon)
 
-    return run(work, reload=reload)
+    with contextlib.closing(Listener(current.control_socket, access.socket_gid)) as listener:
+        control = listener.open()
+        return run(work, reload=reload)
 
 
-def _reload(arguments: Arguments, current: AgentConfig, agent: Agent) -> AgentConfig:
+def _reload(arguments: Arguments, current: AgentConfig, daemon: Daemon) -> AgentConfig:
     """The configuration after SIGHUP; one that is wrong changes nothing."""
     try:
         wanted = load(arguments, os.environ).value
@@ -79,7 +95,7 @@ def _reload(arguments: Arguments, current: AgentConfig, agent: Agent) -> AgentCo
     taken = {name: getattr(wanted, name) for name in changed if name in _RELOADABLE}
     current = msgspec.structs.replace(current, **taken)
     logs.configure(current.log_level, PROGRAM.name)
-    agent.reconfigure(current)
+    daemon.reconfigure(current)
     _log.info("config_reloaded", changed=sorted(taken), needs_restart=sorted(set(changed) - taken.keys()))
     return current
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import msgspec
 
@@ -31,8 +32,9 @@ from common.errors import (
     Unreachable,
     UntrustedServer,
 )
+from common.limits import RESYNC_EVERY_S
 from common.logs import get_logger
-from common.messages import CollectionOptions, DetectionTask, TaskType
+from common.messages import CapabilityResponse, CollectionOptions, DetectionTask, TaskType
 from common.service import notify
 
 _log = get_logger(__name__)
@@ -51,8 +53,8 @@ _EXPECTED: Final = (Unreachable, ConnectionLost, TaskError, PeerError)
 class Agent:
     """Sweeps every `scan_interval` over a connection it makes and remakes.
 
-    `server_uid` is whom procmond must run as. `on_sweep` is called on the loop after each completed sweep and
-    must not block.
+    `server_uid` is whom procmond must run as. `on_sweep` is called on the loop after each completed sweep,
+    `on_capabilities` when procmond was asked anew what it can; both must not block.
     """
 
     def __init__(
@@ -62,14 +64,26 @@ class Agent:
         *,
         version: str | None = None,
         on_sweep: Callable[[SweepReport], None] | None = None,
+        on_capabilities: Callable[[], None] | None = None,
     ) -> None:
         self.inventory: Inventory | None = None
         """Of the last completed sweep; a failed one leaves it as it was."""
+        self.last_sweep: tuple[SweepReport, int] | None = None
+        """The last completed one, and when (Unix milliseconds)."""
+        self.sweep_error: str | None = None
+        """Why the last attempt failed; None when it did not."""
+        self.capabilities: CapabilityResponse | None = None
+        """What procmond last said of itself."""
+        self.legacy = False
+        self.connected = False
+        self.away_reason = "not yet tried"
+        """Why it is not connected; empty when it is."""
         self.counters = Counters()
         self._config = config
         self._server_uid = server_uid
         self._version = version
         self._on_sweep = on_sweep
+        self._on_capabilities = on_capabilities
         self._backoff = Backoff(config.client.backoff_base, config.client.backoff_cap)
         self._breaker = Breaker(
             threshold=config.client.breaker_threshold, cool_down_s=config.client.breaker_cool_down
@@ -80,6 +94,13 @@ class Agent:
         self._away_since: float | None = None
         self._away_logged: bool | None = None
         self._connections = 0
+        self._last_began = -math.inf
+        self._resync_at: float | None = None
+
+    @property
+    def socket(self) -> str:
+        """Where procmond is asked."""
+        return self._config.socket
 
     async def run(self) -> NoReturn:
         """Work until cancelled."""
@@ -102,6 +123,13 @@ class Agent:
                 self._waiting.reschedule(start)
         self._config = config
 
+    def resync(self) -> None:
+        """Sweep soon, and ask procmond anew what it can: events were lost. Many calls cost one sweep."""
+        if self._resync_at is None:
+            self._resync_at = max(self._loop.time(), self._last_began + RESYNC_EVERY_S)
+            if self._waiting is not None and not self._waiting.expired():
+                self._waiting.reschedule(min(self._resync_at, self._schedule.due_at))
+
     def _new_client(self) -> Client:
         return Client(
             self._config.socket,
@@ -120,18 +148,37 @@ class Agent:
 
     async def _sweep_until_lost(self, client: Client) -> NoReturn:
         while True:
+            due_at = self._schedule.due_at if self._resync_at is None else self._resync_at
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._schedule.due_at) as self._waiting:
+                async with asyncio.timeout_at(min(due_at, self._schedule.due_at)) as self._waiting:
                     await client.wait_lost()
             self._waiting = None
             missed = self._schedule.begin(self._loop.time())
             if missed:
                 _log.warning("sweeps_skipped", count=missed, total=self._schedule.skipped)
+            if self._resync_at is not None:
+                self._resync_at = None
+                await self._ask_capabilities(client)
+            self._last_began = self._loop.time()
             await self._sweep(client)
+
+    async def _ask_capabilities(self, client: Client) -> None:
+        """Raises: what ends the connection too."""
+        if client.legacy:
+            return
+        try:
+            await client.negotiate()
+        except TaskError as error:
+            _log.warning("capabilities_refused", exc_info=error)
+            return
+        self.capabilities = client.capabilities
+        if self._on_capabilities is not None:
+            self._on_capabilities()
 
     async def _sweep(self, client: Client) -> None:
         """One sweep. Raises: what ends the connection too; a typed refusal is only logged."""
         began = time.monotonic()  # uvloop's own clock has a resolution of 1 ms
+        began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
             answer = await client.ask(_SWEEP, deadline_s=self._config.client.call_deadline)
         except (ConnectionLost, TaskError, PeerError) as error:
@@ -145,9 +192,9 @@ class Agent:
         if answer.error is not None:
             self._note_failed(answer.error, began, processes=len(answer.processes))
             return
-        self._complete(answer, time.monotonic() - began)
+        self._complete(answer, time.monotonic() - began, began_ns)
 
-    def _complete(self, answer: Answer, duration_s: float) -> None:
+    def _complete(self, answer: Answer, duration_s: float, began_ns: int) -> None:
         current = take_inventory(answer)
         counts = count(answer, current, self.inventory)
         self.inventory = current
@@ -161,11 +208,16 @@ class Agent:
             skipped_sweeps=self._schedule.skipped,
             counters=dataclasses.asdict(self.counters),
         )
+        report = SweepReport(
+            inventory=current, answer=answer, counts=counts, duration_s=duration_s, began_ns=began_ns
+        )
+        self.sweep_error = None
+        self.last_sweep = (report, time.time_ns() // 1_000_000)
         if self._on_sweep is not None:
-            report = SweepReport(inventory=current, answer=answer, counts=counts, duration_s=duration_s)
             self._on_sweep(report)
 
     def _note_failed(self, error: DaemonEyeError, began: float, processes: int = 0) -> None:
+        self.sweep_error = str(error)
         _log.warning(
             "sweep_failed",
             exc_info=error,
@@ -180,7 +232,8 @@ class Agent:
         first = self._connections == 0
         self._connections += 1
         self.counters.reconnects = self._connections - 1
-        known = client.capabilities
+        known = self.capabilities = client.capabilities
+        self.connected, self.away_reason, self.legacy = True, "", client.legacy
         _log.info(
             "procmond_connected" if first else "procmond_reconnected",
             socket=client.path,
@@ -197,6 +250,7 @@ class Agent:
     def _note_away(self, error: DaemonEyeError) -> None:
         now = self._loop.time()
         opened = self._breaker.failed(now)
+        self.connected, self.away_reason = False, str(error)
         if self._away_since is None:
             self._away_since = now
         # A socket in the wrong hands is another state than none, and worth a line of its own.
@@ -210,7 +264,13 @@ class Agent:
             _log.warning("breaker_opened", failures=self._breaker.failures)
 
 
-async def serve(agent: Agent, stop: asyncio.Event) -> int:
+class Endless(Protocol):
+    """What works until it is cancelled."""
+
+    async def run(self) -> NoReturn: ...
+
+
+async def serve(agent: Endless, stop: asyncio.Event) -> int:
     """Run `agent` until `stop` is set; the exit status. Nothing of procmond's is waited for."""
     async with asyncio.TaskGroup() as group:
         work = group.create_task(agent.run(), name="agent")

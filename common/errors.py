@@ -13,6 +13,7 @@ DaemonEyeError
 |       +-- TaskIdError           a task_id under which nothing can be answered
 |       +-- DecodeError           the payload is not the message it should be
 |       +-- SequenceError         an answer's frames are not 0, 1, 2, ...
+|       +-- EventOrderError       a live stream's events are not numbered upwards
 +-- TaskError                     a task ended with a typed refusal; `code` goes over the wire
 |   +-- InvalidTask               field, value, bound
 |   +-- Unsupported, Denied, Busy, DeadlineExceeded, Cancelled, TooLarge, NotFound, Refused,
@@ -116,6 +117,15 @@ class SequenceError(MessageError):
     def __init__(self, task_id: str, expected: int, actual: int) -> None:
         super().__init__(f"task {task_id!r}: frame {actual} where {expected} was due")
         self.task_id = task_id
+        self.expected = expected
+        self.actual = actual
+
+
+class EventOrderError(MessageError):
+    """An event's number was there already, or is below one that was."""
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"event {actual} of a live stream where {expected} or more was due")
         self.expected = expected
         self.actual = actual
 

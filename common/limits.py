@@ -154,3 +154,38 @@ MAX_SYMBOLIC_LINKS: Final = 40
 """Followed while one path is resolved; the kernel's own bound (MAXSYMLINKS, path_resolution(7))."""
 MAX_PATH_DEPTH: Final = 128
 """Directories of a path, each of which holds a descriptor while the path is resolved."""
+
+# ----------------------------------------------------------------------------------------------- agent
+
+TABLE_PROCESSES: Final = 64 * KIB
+"""Processes in a table fed by events: twice what pid_max allows by default (32,768); about 1 KiB each."""
+TABLE_ENDED: Final = 4 * KIB
+"""Ended processes a table remembers, the oldest forgotten first: a few seconds of the busiest shell."""
+BLIND_INTERVALS_KEPT: Final = 256
+"""Blind intervals the agent remembers one by one; of all it keeps totals, and the journal has each."""
+EVENT_SETTLE_S: Final = 0.5
+"""Seconds after a sweep for events under way to arrive before both are compared: ten times the delay within
+which events are promised to be delivered."""
+EVENT_SLACK_S: Final = 5.0
+"""Seconds before a connection was lost in which events may have been on their way. Longer without an event
+was quiet: procmond would have said otherwise."""
+RESYNC_EVERY_S: Final = 1.0
+"""Seconds from the start of a sweep to that of one asked for by a gap: gaps come in bursts."""
+MAX_REPAIRS_LISTED: Final = 20
+"""Processes of each kind named in one log line about repairs; all are counted."""
+EXEC_ENTRY_BYTES: Final = 16 * KIB
+"""Encoded bytes of all arguments in one exec_seen entry: with the other fields it stays below the 48 KiB at
+which journald cuts a line (LineMax=)."""
+EXEC_TEXT_BYTES: Final = 4 * KIB
+"""Encoded bytes of each other text of such an entry."""
+
+# --------------------------------------------------------------------------------------------- control
+
+CONTROL_MAX_FRAME_SIZE: Final = 256 * KIB
+"""Bytes. A status with BLIND_INTERVALS_KEPT intervals has about a tenth."""
+CONTROL_CONNECTIONS: Final = 16
+"""Connections to the agent at once; one more is closed. A status takes milliseconds."""
+CONTROL_TIMEOUT_S: Final = 5.0
+"""Seconds a peer of the control socket has for each request, and to take each answer."""
+CONTROL_DEFAULT_INTERVALS: Final = 16
+"""Blind intervals in a status whose request names no number."""

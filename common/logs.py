@@ -28,6 +28,9 @@ Level = Literal["debug", "info", "warning", "error"]
 
 STDERR: Final = 2
 
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""sd-daemon(3): a line that goes to the journal may begin with one, in angle brackets."""
+
 MAX_TEXT_CHARACTERS: Final = 2048
 """Of one value. Journald cuts lines at 48 KiB (LineMax=), and a cut line is no JSON."""
 
@@ -47,6 +50,7 @@ def configure(level: Level, component: str) -> None:
     go the same way, so that stderr holds nothing but JSON lines.
     """
     _occupy_standard_descriptors()
+    _WRITER.to_journal = _is_journal(STDERR)
     threshold = getattr(logging, level.upper())
     structlog.configure(
         processors=[
@@ -76,21 +80,49 @@ def _occupy_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is `descriptor`
 
 
+def _is_journal(descriptor: int) -> bool:
+    """Whether the service manager connected `descriptor` to the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    status = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 class _Writer:
     """Writes lines to descriptor 2 as they come, unbuffered; see the module's rule."""
 
     def __init__(self) -> None:
         self._lost = 0
+        self.to_journal = False
+        """Whether lines begin with the priority that makes `journalctl -p warning` work."""
 
-    def msg(self, line: str) -> None:
+    def debug(self, line: str) -> None:
+        self._put(line, "debug")
+
+    def info(self, line: str) -> None:
+        self._put(line, "info")
+
+    def warning(self, line: str) -> None:
+        self._put(line, "warning")
+
+    def error(self, line: str) -> None:
+        self._put(line, "error")
+
+    def critical(self, line: str) -> None:
+        self._put(line, "critical")
+
+    msg = info  # structlog calls the method named after the level, or this
+
+    def _put(self, line: str, level: str) -> None:
         if self._lost:
             notice = {"event": "log_lines_lost", "count": self._lost, "level": "warning", "logger": __name__}
-            if not self._write(json.dumps(notice)):
+            if not self._write(self._marked(json.dumps(notice), "warning")):
                 self._lost += 1
                 return
             self._lost = 0
-        if not self._write(line):
+        if not self._write(self._marked(line, level)):
             self._lost += 1
+
+    def _marked(self, line: str, level: str) -> str:
+        return f"<{_PRIORITIES[level]}>{line}" if self.to_journal else line
 
     @staticmethod
     def _write(line: str) -> bool:
@@ -101,9 +133,6 @@ class _Writer:
         except OSError:  # nobody reads (EPIPE), closed (EBADF), full (EAGAIN, ENOSPC): nothing to be done
             return False
         return True
-
-    # structlog calls the method named after the level.
-    debug = info = warning = error = critical = msg
 
 
 _WRITER: Final = _Writer()

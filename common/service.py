@@ -28,6 +28,9 @@ MAX_DESCRIPTORS: Final = 1_048_576
 NOTIFY_TIMEOUT_S: Final = 1.0
 """Seconds to wait while the manager's queue is full; the daemon's own work must not wait longer."""
 
+MAX_USEC_DIGITS: Final = 20
+"""Of WATCHDOG_USEC: a 64-bit number."""
+
 PID_TEXT_BYTES: Final = 32
 """A pid in decimal digits and a newline, with room to spare."""
 
@@ -62,23 +65,70 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Tell the service manager `state` (`READY=1`), as sd_notify(3) does; whether it was told.
+class Notifier:
+    """Tells the service manager how we are, as sd_notify(3) does, over a socket opened once at start.
 
     Never raises: without a manager, or with one that does not listen, there is nobody to tell.
     """
-    address = environment.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return False
-    if address.startswith("@"):  # an abstract name, unix(7)
-        address = "\0" + address[1:]
+
+    def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
+        self._socket: socket.socket | None = None
+        address = environment.get("NOTIFY_SOCKET", "")
+        if not address.startswith(("/", "@")):
+            return
+        if address.startswith("@"):  # an abstract name, unix(7)
+            address = "\0" + address[1:]
+        sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            sender.connect(address)
+        except OSError:
+            sender.close()
+            return
+        sender.settimeout(NOTIFY_TIMEOUT_S)
+        self._socket = sender
+
+    @property
+    def connected(self) -> bool:
+        """Whether a service manager was there to connect to."""
+        return self._socket is not None
+
+    def send(self, state: str) -> bool:
+        """Tell `state` (`READY=1`); whether it was told."""
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(state.encode())
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def notify(state: str, environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Tell one `state` and forget the socket; see `Notifier`."""
+    notifier = Notifier(environment)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.settimeout(NOTIFY_TIMEOUT_S)
-            sender.sendto(state.encode(), address)
-    except OSError:
-        return False
-    return True
+        return notifier.send(state)
+    finally:
+        notifier.close()
+
+
+def watchdog_interval(environment: MutableMapping[str, str] = os.environ) -> float | None:
+    """Seconds after which the service manager acts if it has not heard WATCHDOG=1, sd_watchdog_enabled(3).
+
+    None when it does not wait for that, or waits for another process.
+    """
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    if not (microseconds.isascii() and microseconds.isdigit()) or len(microseconds) > MAX_USEC_DIGITS:
+        return None
+    return int(microseconds) / 1_000_000 or None
 
 
 class InheritedSocket(NamedTuple):

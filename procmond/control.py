@@ -28,6 +28,10 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
     settings: FrontSettings
 
 
+class Examine(msgspec.Struct, frozen=True, tag="examine"):
+    """Supervisor to front, with a descriptor: a connection of its own, to be served as a peer's."""
+
+
 class ShutDown(msgspec.Struct, frozen=True, tag="shut_down"):
     """Supervisor to front: no new work, end the streams, exit."""
 
@@ -46,7 +50,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     refused: int
 
 
-ControlMessage = NewCollector | Configure | ShutDown | Ready | Report
+ControlMessage = NewCollector | Configure | Examine | ShutDown | Ready | Report
 
 
 class Closed(MessageError):

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
+
+import msgspec
 
 from common import logs
 from common.arguments import Arguments
 from common.conffile import render_effective
 from common.config import Resolved
-from common.errors import ConfigError
-from common.service import listen_fds, loop_factory
+from common.errors import ConfigError, ConfinementError
+from common.listening import Listener, inherited
+from common.service import Notifier, listen_fds
 from procmond import config
 from procmond.access import Access, resolve_access
+from procmond.children import Children, Rights
 from procmond.collect.boot import read_boot_time
 from procmond.collect.choice import check_choice
-from procmond.collect.guard import Guard
-from procmond.collect.service import serve as serve_collector
+from procmond.collect.handles import raise_descriptor_limit
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
+from procmond.confine.groups import reserve_process_group
+from procmond.confine.roles import confine_supervisor
 from procmond.events.choice import Opened, open_sources
-from procmond.front.service import serve as serve_front
+from procmond.events.connector import split_connector
 from procmond.front.settings import FrontSettings
-from procmond.listening import Listener, inherited, split_connector
-from procmond.pulse import Pulse
-from procmond.quarantine import Withheld
-from procmond.supervisor import Bodies, Supervisor
+from procmond.supervisor import Supervisor
 
+EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
 _log = logs.get_logger("procmond")
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"procmond: {error}\n")
         return EXIT_USAGE
+    except ConfinementError as error:
+        sys.stderr.write(f"procmond: {error}\n")
+        return EXIT_FAILED
 
 
 def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
@@ -69,14 +75,52 @@ def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
             listener = own.sock
         opened = open_sources(settings.event_source, connector)
         stack.callback(opened.close)
-        return Supervisor(
-            listener,
-            front_settings(settings, access),
-            collector_settings(settings),
-            opened,
-            Bodies(_be_front, _be_collector),
-            lambda: _reload(arguments),
-        ).run()
+        return supervise(listener, resolved, access, lambda: _reload(arguments), opened=opened)
+
+
+def supervise(
+    listener: socket.socket,
+    resolved: Resolved[ProcmondConfig],
+    access: Access,
+    reload: Callable[[], FrontSettings | None],
+    when_confined: Callable[[], None] = lambda: None,
+    opened: Opened | None = None,
+) -> int:
+    """Give up what is not needed, then run until told to end; the exit status.
+
+    `opened` are the event sources, by default polling alone. `reload` reads the configuration again.
+    `when_confined` is called in each of the three processes once its rights are gone. Raises:
+    ConfinementError when this process must confine itself and cannot.
+    """
+    settings = resolved.value
+    raise_descriptor_limit()
+    notifier = Notifier()
+    rights = Rights(
+        required=not settings.allow_unconfined,
+        front=access.front,
+        front_group=reserve_process_group(),
+        collector_group=reserve_process_group(),
+    )
+    told = collector_settings(settings)
+    uid, gid = access.front or (None, None)
+    confinement = confine_supervisor(
+        uid,
+        gid,
+        killable_groups=(rights.front_group, rights.collector_group),
+        required=rights.required,
+    )
+    if confinement.missing:
+        _log.warning("supervisor_not_confined", missing=list(confinement.missing))
+    when_confined()
+    return Supervisor(
+        listener,
+        msgspec.structs.replace(front_settings(settings, access), supervisor=confinement),
+        told,
+        opened or Opened(),
+        Children(rights, when_confined),
+        reload,
+        notifier,
+    ).run()
 
 
 def front_settings(settings: ProcmondConfig, access: Access) -> FrontSettings:
@@ -103,6 +147,7 @@ def collector_settings(settings: ProcmondConfig) -> CollectorSettings:
     return CollectorSettings(
         collector=settings.collector,
         boot_time=read_boot_time(),
+        memory_device=find_memory_device(),
         max_frame_size=settings.limits.max_frame_size,
         redact_arguments=settings.redact_arguments,
         environment_variables=settings.environment_variables,
@@ -124,18 +169,6 @@ def _reload(arguments: Arguments) -> FrontSettings | None:
     logs.configure(resolved.value.log_level, "procmond")
     _log.info("configuration_reloaded")
     return front_settings(resolved.value, access)
-
-
-def _be_front(listener: socket.socket, supervisor: socket.socket, settings: FrontSettings) -> None:
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_front(listener, supervisor, settings))
-
-
-def _be_collector(
-    line: socket.socket, settings: CollectorSettings, pulse: Pulse, withheld: Withheld, opened: Opened
-) -> None:
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_collector(line, settings, Guard(pulse, withheld), opened))
 
 
 if __name__ == "__main__":

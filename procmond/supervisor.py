@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from common.errors import MessageError
 from common.logs import get_logger
-from common.service import notify
+from common.service import Notifier, watchdog_interval
 from procmond import control
+from procmond.children import Children
 from procmond.collect.settings import CollectorSettings
 from procmond.events.choice import Opened
 from procmond.front.settings import FrontSettings
-from procmond.pulse import LOOK_INTERVAL_S, Pulse
-from procmond.quarantine import Withheld
+from procmond.pulse import LOOK_INTERVAL_S
+from procmond.selfcheck import CHECKS_PER_WATCHDOG, DEFAULT_INTERVAL_S, SelfCheck
 from procmond.watch import Watch
 
 GRACE_S: Final = 4.5
@@ -57,15 +60,6 @@ class Child(NamedTuple):
     began: float
 
 
-class Bodies(NamedTuple):
-    """What the children do; each is called in a forked process and ends it by returning."""
-
-    front: Callable[[socket.socket, socket.socket, FrontSettings], None]
-    """Listening socket, line to the supervisor, settings."""
-    collector: Callable[[socket.socket, CollectorSettings, Pulse, Withheld, Opened], None]
-    """Line to the front, settings, the page it shows its pulse on, what it must not read, event sources."""
-
-
 class Supervisor:
     """The two children and what must outlive them."""
 
@@ -75,8 +69,9 @@ class Supervisor:
         front: FrontSettings,
         collector: CollectorSettings,
         opened: Opened,
-        bodies: Bodies,
+        bodies: Children,
         reload: Callable[[], FrontSettings | None],
+        notifier: Notifier,
     ) -> None:
         """`opened` is kept over all collectors, so that what one had not taken the next one gets.
 
@@ -88,6 +83,8 @@ class Supervisor:
         self._opened = opened
         self._bodies = bodies
         self._reload = reload
+        self._notifier = notifier
+        self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
         self._control: socket.socket | None = None
@@ -97,10 +94,12 @@ class Supervisor:
         self._stop_at: float | None = None
         self._status = 0
         self._watch = Watch()
+        interval = (watchdog_interval() or DEFAULT_INTERVAL_S * CHECKS_PER_WATCHDOG) / CHECKS_PER_WATCHDOG
+        self._check = SelfCheck(notifier, self._selector, self._hand_over, interval)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
-        receiver, sender = socket.socketpair(type=socket.SOCK_DGRAM)
+        receiver, sender = socket.socketpair()
         for end in (receiver, sender):
             end.setblocking(False)
         previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
@@ -119,6 +118,7 @@ class Supervisor:
                 self._turn()
         finally:
             signal.set_wakeup_fd(previous)
+            self._check.drop()
             self._selector.close()
             receiver.close()
             sender.close()
@@ -133,14 +133,22 @@ class Supervisor:
         for name in [name for name, due in self._due.items() if due <= now]:
             del self._due[name]
             self._start(name)
+        if self._checking():
+            self._check.turn(now)
         if self._stop_at is not None and now >= self._stop_at:
             self._kill_all()
         collector = self._children.get("collector")
         if collector is not None and self._watch.stalled(collector.pid, now):
             self._replace(collector)
 
+    def _checking(self) -> bool:
+        somebody_listens = self._served and self._notifier.connected
+        return somebody_listens and self._control is not None and self._stop_at is None
+
     def _timeout(self) -> float:
         moments = [*self._due.values(), time.monotonic() + LOOK_INTERVAL_S]
+        if self._checking():
+            moments.append(self._check.due)
         if self._stop_at is not None:
             moments.append(self._stop_at)
         return max(0.0, min(moments) - time.monotonic())
@@ -153,20 +161,22 @@ class Supervisor:
                 self._stop(f"signal {signal.Signals(number).name}")
 
     def _configure(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
+            settings = msgspec.structs.replace(settings, supervisor=self._front_settings.supervisor)
             self._front_settings = settings
             self._tell(control.Configure(settings))
-        notify("READY=1")
+        self._notify("READY=1")
 
     def _stop(self, reason: str) -> None:
         if self._stop_at is not None:
             return
         _log.info("procmond_stopping", reason=reason)
-        notify("STOPPING=1")
+        self._notify("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
         self._due.clear()
+        self._check.drop()
         if "front" in self._children:
             self._tell(control.ShutDown())  # the collector ends when the front's end of its line is gone
         else:
@@ -234,6 +244,8 @@ class Supervisor:
             for end in self._wakeup:
                 end.close()
             self._selector.close()
+            self._check.close_in_child()
+            self._notifier.close()
             body()
             status = 0
         except Exception as error:  # noqa: BLE001 - the last frame of a process: said, then ended with status 1
@@ -242,6 +254,8 @@ class Supervisor:
             os._exit(status)
 
     def _ended(self, child: Child) -> None:
+        if self._children.get(child.name) is not child:
+            return  # killed and reaped by what was handled just before
         self._selector.unregister(child.descriptor)
         os.close(child.descriptor)
         _, status = os.waitpid(child.pid, 0)
@@ -278,8 +292,11 @@ class Supervisor:
 
     def _kill(self, child: Child) -> bool:
         """Whether it is gone; one that hangs in the kernel may not be."""
+        rights = self._bodies.rights
+        group = rights.front_group if child.name == "front" else rights.collector_group
+        # By group, as the system call filter pins it; the front may have a uid of its own, out of reach.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+            os.killpg(group, signal.SIGKILL)
         poll = select.poll()
         poll.register(child.descriptor, select.POLLIN)
         return bool(poll.poll(_KILL_WAIT_S * 1000))
@@ -318,14 +335,15 @@ class Supervisor:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
-            notify("READY=1")
+            self._notify("READY=1")
         elif isinstance(message, control.Report):
-            notify(
-                f"STATUS={message.connections} clients, {message.tasks} tasks in flight, "
-                f"{message.answered} answered, {message.refused} refused"
-            )
+            self._check.clients = message.connections
+
+    def _hand_over(self, descriptor: int) -> None:
+        self._tell(control.Examine(), descriptor)
 
     def _drop_control(self) -> None:
+        self._check.drop()
         if self._control is not None:
             self._selector.unregister(self._control)
             self._control.close()

@@ -21,11 +21,13 @@ from typing import Final, NamedTuple
 
 from agent.cli.render import Screen
 from agent.cli.story import inventory_lines, live_line
-from agent.config import PROGRAM, AgentConfig
+from agent.config import PROGRAM, AgentConfig, ControlAccess
+from agent.daemon import Daemon
 from agent.inventory import Inventory, SweepReport
 from agent.main import LOCK_NAME
-from agent.service import Agent, serve
+from agent.service import serve
 from common import logs
+from common.listening import Listener
 from common.service import InstanceLock, run
 
 SCAN_INTERVAL_S: Final = 2.0  # a first look should move; the daemon's default is for months
@@ -76,6 +78,11 @@ class Place(NamedTuple):
     def state_dir(self) -> str:
         """The agent's."""
         return os.path.join(self.directory, "state")
+
+    @property
+    def control_socket(self) -> str:
+        """The agent's; in its state directory, because the other one belongs to who started this."""
+        return os.path.join(self.state_dir, "control.sock")
 
     def log(self, name: str) -> str:
         """The log of the daemon `name`."""
@@ -138,7 +145,13 @@ def run_procmond(place: Place, agent: Account) -> int:
 def run_agent(place: Place, account: Account, server_uid: int, screen: Screen, pipe: int) -> int:
     """The body of the agent's child: becomes `account`, sweeps, and writes what it saw to `pipe` as text."""
     become(account)
-    config = AgentConfig(socket=place.socket, state_dir=place.state_dir, scan_interval=SCAN_INTERVAL_S)
+    config = AgentConfig(
+        socket=place.socket,
+        state_dir=place.state_dir,
+        scan_interval=SCAN_INTERVAL_S,
+        control_socket=place.control_socket,
+    )
+    access = ControlAccess(frozenset({account.uid, server_uid}), frozenset(), account.gid)
     before: Inventory | None = None
     sweeps = 0
 
@@ -156,10 +169,13 @@ def run_agent(place: Place, account: Account, server_uid: int, screen: Screen, p
             data = data[os.write(pipe, data) :]
 
     async def work(stop: asyncio.Event) -> int:
-        return await serve(Agent(config, server_uid, version=VERSION, on_sweep=tell), stop)
+        daemon = Daemon(config, server_uid, control, access, version=VERSION, on_sweep=tell)
+        return await serve(daemon, stop)
 
     logs.configure("info", PROGRAM.name)
-    with InstanceLock(os.path.join(place.state_dir, LOCK_NAME)):
+    listener = Listener(place.control_socket, account.gid)
+    with InstanceLock(os.path.join(place.state_dir, LOCK_NAME)), contextlib.closing(listener):
+        control = listener.open()
         return run(work)
 
 

@@ -82,6 +82,10 @@ def _command(said: argparse.Namespace, client: Client, config: AgentConfig, outp
         from agent.cli.executables import run_hash, run_verify
 
         return (run_hash if said.command == "hash" else run_verify)(client, said, output)
+    if said.command == "watch":
+        from agent.cli.watch import run_watch
+
+        return run_watch(client, said, output)
     from agent.cli.ps import run_ps, run_tree
 
     return (run_ps if said.command == "ps" else run_tree)(client, said, output)

@@ -14,12 +14,13 @@ from typing import NoReturn
 from agent.cli.columns import DEFAULT_COLUMNS
 from agent.cli.formats import FORMATS
 from agent.cli.human import parse_duration
+from agent.cli.kinds import KINDS
 from agent.config import PROGRAM, AgentConfig, load, resolve_server_uid
 from common.arguments import Arguments
 from common.errors import ConfigError
 
 # Options whose values are keys of the agent's configuration, which gives their defaults.
-_CONFIGURED = ("socket", "state_dir", "server_user")
+_CONFIGURED = ("socket", "state_dir", "server_user", "control_socket")
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_up(_command(commands, "up", "run both daemons from a checkout, for a first look"))
     _add_ps(_command(commands, "ps", "list the processes, with the hashes of what they run"))
     _add_tree(_command(commands, "tree", "list the processes as a tree, parents first"))
+    _add_watch(_command(commands, "watch", "show what processes do, as it happens"))
     _add_hash(_command(commands, "hash", "hash executables as root sees them"))
     _add_verify(
         _command(commands, "verify", "tell what an executable is, who runs it, and if it was changed")
@@ -70,6 +72,7 @@ def _globals() -> Parser:
     options = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = options.add_argument_group("connection")
     group.add_argument("--socket", metavar="PATH", type=_absolute, help="procmond's socket")
+    group.add_argument("--control-socket", metavar="PATH", type=_absolute, help="the agent's socket")
     group.add_argument("--state-dir", metavar="DIR", type=_absolute, help="where the agent keeps its state")
     group.add_argument(
         "--config", metavar="FILE", help=f"the agent's configuration (default: {PROGRAM.config_path})"
@@ -141,7 +144,28 @@ def _add_tree(parser: argparse.ArgumentParser) -> None:
         "--pid", metavar="N", type=_pid, action="append", help="only the tree under this process"
     )
     parser.add_argument("--no-hashes", action="store_true", help="hash nothing; show what is known already")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="go on: drawn anew on a terminal, else each change as a line; table or jsonl",
+    )
     _add_format(parser, table=True)
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser, users=False)
+    parser.add_argument(
+        "--kind", choices=tuple(KINDS), action="append", help="only these events; gaps are shown always"
+    )
+    parser.add_argument("--snapshot", action="store_true", help="first what runs already")
+    parser.add_argument("--no-hashes", action="store_true", help="hash nothing; show what is known already")
+    parser.add_argument(
+        "--format",
+        choices=("table", "jsonl"),
+        default="table",
+        help="lines for a person (default), or one JSON document per event",
+    )
+    parser.add_argument("--full", "-w", "--wide", action="store_true", help="cut nothing on a terminal")
 
 
 def _add_hash(parser: argparse.ArgumentParser) -> None:
@@ -168,14 +192,17 @@ def _add_expectation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_filters(parser: argparse.ArgumentParser) -> None:
+def _add_filters(parser: argparse.ArgumentParser, *, users: bool = True) -> None:
     filters = parser.add_argument_group("filters", "Values of one filter are alternatives; filters add up.")
     filters.add_argument(
         "--name", metavar="NAME", action="append", help="kernel's name or executable's base name"
     )
-    filters.add_argument("--pid", metavar="N", type=_pid, action="append")
+    filters.add_argument(
+        "--pid", metavar="N", type=_pid, action="append", help=None if users else "it and all that it starts"
+    )
     filters.add_argument("--exe", metavar="PATTERN", help="whole path; * and ? match / too; [abc], [!a-z]")
-    filters.add_argument("--user", metavar="USER", action="append", help="real user, name or number")
+    if users:
+        filters.add_argument("--user", metavar="USER", action="append", help="real user, name or number")
 
 
 def _absolute(path: str) -> str:

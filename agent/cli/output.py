@@ -24,8 +24,13 @@ class Output:
         self.screen = screen
         self.writing = False
         """Inside a write, which may block for as long as the reader likes: a signal has to break it."""
-        self._stream = stream
+        self.stream = stream
         self._has_header = False
+
+    @property
+    def terminal(self) -> bool:
+        """Whether a person may be watching."""
+        return is_terminal(self.stream)
 
     def lines(self, lines: Iterable[str]) -> None:
         """Lines for a person, already escaped (agent.cli.render does it)."""
@@ -33,7 +38,7 @@ class Output:
 
     def document(self, document: Mapping[str, object]) -> None:
         """The one JSON document of this run; indented where a person watches."""
-        self.text(json_text(document, indent=is_terminal(self._stream)))
+        self.text(json_text(document, indent=self.terminal))
 
     def documents(self, documents: Iterable[Mapping[str, object]]) -> None:
         """A batch of JSON lines."""
@@ -48,8 +53,8 @@ class Output:
         """Text as it stands. Raises: OSError, BrokenPipeError when nobody reads any more."""
         self.writing = True
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            self.stream.write(text)
+            self.stream.flush()
         finally:
             self.writing = False
 

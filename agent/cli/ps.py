@@ -67,21 +67,32 @@ async def _list(
 
 
 async def run_tree(client: Client, said: argparse.Namespace, output: Output) -> int:
-    """Draw the tree of processes. Raises: as `Client`."""
+    """Draw the tree of processes, with `--live` again and again. Raises: as `Client`, as `follow`."""
+    if said.live:
+        from agent.cli.treelive import run_tree_live  # most trees are drawn once
+
+        return await run_tree_live(client, said, output)
     roots = ProcessFilter(pids=tuple(said.pid or ()))
     task = _task(TaskType.MONITOR_PROCESS_TREE, roots, hashes=not said.no_hashes)
     async with client:
         answer = await gather(client, task)
-        drawn = list(branches(answer.processes, LINES if output.screen.unicode else ASCII))
-        columns = columns_named(TREE_COLUMNS)
         view = View(now=time.time(), full=said.full)
-        rows = []
-        for branch in drawn:
-            *cells, command = [column.cell(branch.record, view) for column in columns]
-            rows.append([*cells, Cell(branch.prefix + command.text, command.style)])
-        records = [branch.record for branch in drawn]
-        _show(output, answer, records, _fields(client, None), ([column.heading for column in columns], rows))
+        records, as_table = tree_table(answer.processes, view, unicode=output.screen.unicode)
+        _show(output, answer, records, _fields(client, None), as_table)
         return report_shortfalls(client, [answer], hashes=not said.no_hashes)
+
+
+def tree_table(
+    records: Sequence[ProcessRecord], view: View, *, unicode: bool
+) -> tuple[list[ProcessRecord], tuple[list[Heading], list[list[Cell]]]]:
+    """Records in the order of their tree, and the table that draws it."""
+    drawn = list(branches(records, LINES if unicode else ASCII))
+    columns = columns_named(TREE_COLUMNS)
+    rows = []
+    for branch in drawn:
+        *cells, command = [column.cell(branch.record, view) for column in columns]
+        rows.append([*cells, Cell(branch.prefix + command.text, command.style)])
+    return [branch.record for branch in drawn], ([column.heading for column in columns], rows)
 
 
 def of_users(records: Iterable[ProcessRecord], users: Sequence[str] | None) -> list[ProcessRecord]:

@@ -12,21 +12,24 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from agent.cli.asking import gather, report_shortfalls
-from agent.cli.exits import FINE, PARTIAL, status_of
+from agent.cli.exits import FINE, PARTIAL, UNREACHABLE, status_of
 from agent.cli.formats import plain
 from agent.cli.human import count, duration, size
 from agent.cli.output import Output, complain
 from agent.cli.render import labelled
+from agent.cli.sight import agent_lines, degraded, verdict
 from agent.client import Client
 from agent.config import AgentConfig
+from agent.control_client import AgentAnswer, ask_status
 from agent.main import LOCK_NAME
-from common.errors import DaemonEyeError
+from common.errors import DaemonEyeError, Unreachable
 from common.messages import (
     CapabilityResponse,
     CollectionOptions,
     CollectionSummary,
     DetectionTask,
     EventSource,
+    Loss,
     Permission,
     ProcessFilter,
     TaskType,
@@ -56,6 +59,7 @@ class ProcmondState(NamedTuple):
     round_trip_ms: float = 0.0
     capabilities: CapabilityResponse | None = None  # None: it knows only the specification
     sweep: CollectionSummary | None = None
+    account: CollectionSummary | None = None  # what it refused, delivered and lost since it started
 
 
 async def run_capabilities(client: Client, _said: argparse.Namespace, output: Output) -> int:
@@ -73,12 +77,14 @@ async def run_capabilities(client: Client, _said: argparse.Namespace, output: Ou
 
 
 async def run_status(client: Client, config: AgentConfig, output: Output) -> int:
-    """Show what runs and what it sees; without procmond the rest all the same."""
+    """Show what runs and what it sees; what cannot be asked does not keep the rest from being told."""
     status = FINE
     try:
         async with client:
             procmond = ProcmondState(
-                capabilities=client.capabilities, round_trip_ms=await _round_trip(client)
+                capabilities=client.capabilities,
+                account=client.account,
+                round_trip_ms=await _round_trip(client),
             )
             answer = await gather(client, _SWEEP)
             procmond = procmond._replace(sweep=answer.summary)
@@ -88,11 +94,26 @@ async def run_status(client: Client, config: AgentConfig, output: Output) -> int
         status = status_of(error)
         complain(str(error))
     agent = agent_state(config.state_dir)
+    try:
+        answered = await ask_status(config.control_socket)
+        status = _worse(status, PARTIAL if degraded(answered.status) else FINE)
+    except Unreachable as error:
+        answered = None
+        status = _worse(status, UNREACHABLE)
+        complain(str(error))
     if output.kind == "table":
-        output.lines(labelled(status_lines(config, procmond, agent), output.screen))
+        now_ms = time.time_ns() // 1_000_000
+        said = None if answered is None else answered.status
+        lines = status_lines(config, procmond, agent, answered, now_ms)
+        output.lines([verdict(said, now_ms, output.screen), *labelled(lines, output.screen)])
     else:
-        _show(output, status_document(config, procmond, agent))
+        _show(output, status_document(config, procmond, agent, answered))
     return status
+
+
+def _worse(first: int, second: int) -> int:
+    """Of two exit statuses the one to act on first: who cannot be reached goes before what is not whole."""
+    return UNREACHABLE if UNREACHABLE in (first, second) else max(first, second)
 
 
 def agent_state(state_dir: str) -> AgentState:
@@ -141,7 +162,11 @@ def capability_lines(response: CapabilityResponse) -> Iterator[tuple[str, str]]:
 
 
 def status_lines(
-    config: AgentConfig, procmond: ProcmondState, agent: AgentState
+    config: AgentConfig,
+    procmond: ProcmondState,
+    agent: AgentState,
+    answered: AgentAnswer | None,
+    now_ms: int,
 ) -> Iterator[tuple[str, str]]:
     """What runs and what it sees, label and value."""
     known = procmond.capabilities
@@ -158,6 +183,10 @@ def status_lines(
         yield "  confined", _confined(known)
         yield "  permission", _permission(known)
         yield from ((f"  {label.lower()}", value) for label, value in _limitations(known))
+    account = procmond.account
+    if account is not None:
+        yield "  delivered", count(account.events_delivered, "event")
+        yield "  lost", ", ".join(_loss(loss) for loss in account.losses if loss.count) or "0"
     sweep = procmond.sweep
     if sweep is not None:
         yield (
@@ -167,11 +196,18 @@ def status_lines(
         yield "  inaccessible", f"{sweep.processes_inaccessible:,}"
         yield "  vanished", f"{sweep.processes_vanished:,} while being read"
         yield from (("  lost", f"{loss.count:,} ({loss.reason})") for loss in sweep.losses)
-    state = {True: f"running, pid {agent.pid}", False: "not running", None: "cannot be told"}[agent.running]
-    yield "agent", f"{state} ({agent.detail})"
+    if answered is None:
+        states = {True: f"running, pid {agent.pid}", False: "not running", None: "cannot be told"}
+        yield "agent", f"{states[agent.running]} ({agent.detail})"
+        return
+    yield "agent", f"answers, pid {answered.peer.pid}, uid {answered.peer.uid}"
+    yield "  socket", config.control_socket
+    yield from agent_lines(answered.status, now_ms)
 
 
-def status_document(config: AgentConfig, procmond: ProcmondState, agent: AgentState) -> dict[str, object]:
+def status_document(
+    config: AgentConfig, procmond: ProcmondState, agent: AgentState, answered: AgentAnswer | None
+) -> dict[str, object]:
     """The same for programs; parts that are messages have the schema's names."""
     reachable = procmond.error_message is None
     about: dict[str, object] = {"socket": config.socket, "reachable": reachable}
@@ -181,6 +217,8 @@ def status_document(config: AgentConfig, procmond: ProcmondState, agent: AgentSt
         about["error_message"] = procmond.error_message
     if procmond.capabilities is not None:
         about["capability_response"] = plain(procmond.capabilities)
+    if procmond.account is not None:
+        about["account"] = plain(procmond.account)
     if procmond.sweep is not None:
         about["summary"] = plain(procmond.sweep)
     other: dict[str, object] = {"state_dir": config.state_dir, "detail": agent.detail}
@@ -188,6 +226,10 @@ def status_document(config: AgentConfig, procmond: ProcmondState, agent: AgentSt
         other["running"] = agent.running
     if agent.pid is not None:
         other["pid"] = agent.pid
+    other["control_socket"] = config.control_socket
+    other["reachable"] = answered is not None
+    if answered is not None:
+        other["status"] = plain(answered.status)
     return {"procmond": about, "agent": other}
 
 
@@ -208,6 +250,11 @@ def _show(output: Output, document: dict[str, object]) -> None:
         output.documents([document])
     else:
         output.rows(list(document), [document])
+
+
+def _loss(loss: Loss) -> str:
+    of_kind = f" {loss.kind.name.lower()}" if loss.kind else ""
+    return f"{loss.count:,}{of_kind} ({loss.reason})"
 
 
 def _events(response: CapabilityResponse) -> str:

@@ -81,7 +81,7 @@ def suitable_directory(candidates: Sequence[str]) -> str:
     """
     for candidate in candidates:
         path = os.path.realpath(candidate)
-        longest = Place(os.path.join(path, "daemoneye-12345678")).socket
+        longest = Place(os.path.join(path, "daemoneye-12345678")).control_socket
         if len(os.fsencode(longest)) <= MAX_SOCKET_PATH_BYTES and _anyone_may_pass(path):
             return path
     raise ConfigError(f"no place for a socket: tried {', '.join(candidates)}; set TMPDIR to a short path")
@@ -100,6 +100,14 @@ def introduction(
     yield "socket", place.socket
     trust = [] if own_uid == 0 else ["--server-user", str(own_uid)]
     yield "ask it", shlex.join([*this_program(sys.argv[0]), "--socket", place.socket, *trust, "ps"])
+    control = ["--control-socket", place.control_socket]
+    state = ["--state-dir", place.state_dir]
+    yield (
+        "its state",
+        shlex.join(
+            [*this_program(sys.argv[0]), "--socket", place.socket, *control, *state, *trust, "status"]
+        ),
+    )
 
 
 def this_program(invoked: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from common.errors import ConfigError
@@ -12,10 +13,20 @@ from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sighting import Collector
 
-_NOT_ROOT: Final = (
-    "procmond does not run as root: executables, hashes, working directories and namespaces of other "
-    "users' processes are not seen"
+_NO_PTRACE: Final = (
+    "without CAP_SYS_PTRACE the executables, hashes, working directories and namespaces of other users' "
+    "processes are not seen"
 )
+_NO_READ_SEARCH: Final = (
+    "without CAP_DAC_READ_SEARCH executables and paths that only their owner may read are not hashed"
+)
+_NAMESPACE: Final = "procmond runs in a pid namespace of its own: processes outside of it are not seen"
+_HIDEPID: Final = "/proc is mounted with hidepid: without CAP_SYS_PTRACE other users' processes are not seen"
+_WITHHELD: Final = (
+    "too many collectors hang in reads that never came back: command lines and images are not read any "
+    "more; restart procmond once the processes that held them up are gone"
+)
+_INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
 def check_choice(name: str) -> None:
@@ -26,8 +37,10 @@ def check_choice(name: str) -> None:
         import procmond.collect.processes  # noqa: F401 - loaded before the fork, and only where it is used
 
 
-def choose(settings: CollectorSettings, guard: Guard) -> tuple[Collector, tuple[str, ...]]:
-    """The collector in force and its limitations, a sentence each."""
+def choose(
+    settings: CollectorSettings, guard: Guard, capabilities: Collection[str]
+) -> tuple[Collector, tuple[str, ...]]:
+    """The collector in force and its limitations, a sentence each; `capabilities` are those it has."""
     replace = redact if settings.redact_arguments else None
     names = frozenset(settings.environment_variables)
     collector: Collector
@@ -35,16 +48,31 @@ def choose(settings: CollectorSettings, guard: Guard) -> tuple[Collector, tuple[
         from procmond.collect.processes import PsutilCollector
 
         collector = PsutilCollector(
-            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+            replace,
+            boot_time=settings.boot_time,
+            guard=guard,
+            memory_device=settings.memory_device,
+            environment_names=names,
         )
     else:
         collector = ProcfsCollector(
-            replace, boot_time=settings.boot_time, guard=guard, environment_names=names
+            replace,
+            boot_time=settings.boot_time,
+            guard=guard,
+            memory_device=settings.memory_device,
+            environment_names=names,
         )
-    return collector, _limitations()
+    return collector, tuple(_limitations(guard, capabilities))
 
 
-def _limitations() -> tuple[str, ...]:
-    if os.geteuid() == 0:
-        return ()
-    return (_NOT_ROOT,)
+def _limitations(guard: Guard, capabilities: Collection[str]) -> Iterator[str]:
+    if "CAP_SYS_PTRACE" not in capabilities:
+        yield _NO_PTRACE
+        if not os.path.exists("/proc/1/stat"):
+            yield _HIDEPID
+    if "CAP_DAC_READ_SEARCH" not in capabilities:
+        yield _NO_READ_SEARCH
+    if os.readlink("/proc/self/ns/pid") != _INITIAL_PID_NAMESPACE:
+        yield _NAMESPACE
+    if guard.reads_nothing:
+        yield _WITHHELD

@@ -29,11 +29,13 @@ from common.messages import (
 )
 from common.validate import DEFAULT_ALGORITHM, check_task
 from procmond.collect.digest import supported_algorithms
+from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import Algorithms, HashOutcome, canonical
-from procmond.collect.hashing import HashEngine
 from procmond.collect.images import Images
+from procmond.collect.lanes import HashLanes
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
+from procmond.pulse import Stage
 
 RunningImages = Callable[[], Awaitable[Sequence[tuple[int, FileIdentity]]]]
 """Looks now: every process that has an image, with that image, by ascending pid."""
@@ -98,7 +100,8 @@ def question_of(task: DetectionTask) -> Question:
 class Examiner:
     """Answers questions about executables; `running` is called only where an answer depends on it."""
 
-    def __init__(self, engine: HashEngine, running: RunningImages) -> None:
+    def __init__(self, engine: HashLanes, running: RunningImages, guard: Guard) -> None:
+        self._guard = guard
         self._engine = engine
         self._running = running
 
@@ -118,8 +121,11 @@ class Examiner:
         pids = iter(question.pids)
         while window := tuple(islice(pids, limits.EXAMINE_WINDOW)):
             images = Images()
-            found = [_running_image(pid, images) for pid in window]
-            reads = [self._read(image, question) if image else None for _, image in found]
+            found = [self._running_image(pid, images) for pid in window]
+            reads = [
+                self._read(image, question, pid) if image else None
+                for pid, (_, image) in zip(window, found, strict=True)
+            ]
             try:
                 for (report, image), read in zip(found, reads, strict=True):
                     if image is None or read is None:
@@ -148,8 +154,26 @@ class Examiner:
         report = _facts(question.path, found)
         return _completed(report, await self._read(found, question), question, by)
 
-    def _read(self, image: Descriptor, question: Question) -> asyncio.Future[HashOutcome]:
-        return self._engine.submit(image.open_for_reading, image.identity, question.algorithms, urgent=True)
+    def _running_image(self, pid: int, images: Images) -> tuple[ExecutableReport, Descriptor | None]:
+        """What is known without reading; no descriptor where there is no image to be had."""
+        if self._guard.active and self._guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+            return _unread(pid, images), None
+        self._guard.enter(Stage.IMAGE, pid, 0)
+        try:
+            return _running_image(pid, images)
+        finally:
+            self._guard.leave()
+
+    def _read(
+        self, image: Descriptor, question: Question, pid: int | None = None
+    ) -> asyncio.Future[HashOutcome]:
+        if pid is None:  # a path: the walk that led there stays on local file systems
+            return self._engine.submit(
+                image.open_for_reading, image.identity, question.algorithms, urgent=True
+            )
+        return self._engine.submit_image(
+            pid, image.identity, question.algorithms, open_file=image.open_for_reading, urgent=True
+        )
 
 
 def hash_result(report: ExecutableReport, question: Question) -> HashResult:
@@ -194,6 +218,14 @@ def _running_image(pid: int, images: Images) -> tuple[ExecutableReport, Descript
     judged = images.judge(pid, name, image.status)
     report = _facts(judged.path, image, on_disk_mismatch=judged.on_disk_mismatch, running_pids=(pid,))
     return report, image
+
+
+def _unread(pid: int, images: Images) -> ExecutableReport:
+    path = images.unread(f"/proc/{pid}/exe".encode()).path or ""
+    state = HashState.TIMED_OUT
+    return ExecutableReport(
+        path=path, hash_state=state, running_pids=(pid,), error_message=f"process {pid}: {_REASONS[state]}"
+    )
 
 
 def _no_image(pid: int, error: OSError) -> ExecutableReport:

@@ -28,14 +28,15 @@ class Guard:
         self._until = {(one.pid, one.start_ticks, one.stage): one.until for one in withheld.culprits}
         self._faces: dict[tuple[int, int, int], object] = {}
         self._users = dict(withheld.users)
-        self._all = withheld.everyone
-        self.active = bool(self._until or self._users or self._all)
+        self.reads_nothing = withheld.everyone
+        """Degraded: nothing that can stall is read of anybody."""
+        self.active = bool(self._until or self._users or self.reads_nothing)
         """Whether anything may be withheld: while it is not, `withholds` need not be asked."""
         self.users_matter = bool(self._users)
 
     def withholds(self, stage: Stage, pid: int, start_ticks: int, *, face: object, uid: int | None) -> bool:
         """Whether this read is not to be made. `face` is what an exec or a renaming changes."""
-        if self._all:
+        if self.reads_nothing:
             return True
         now = self._clock()
         if uid is not None and self._users.get(uid, now) > now:

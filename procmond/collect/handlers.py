@@ -36,7 +36,7 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
     quarter = min(request.frame_limit // limits.STREAM_FRAME_DIVISOR, limits.STREAM_FRAME_BYTES)
     limit = quarter if task.stream else request.frame_limit - limits.MAX_ERROR_MESSAGE_BYTES
     body, count = b"", 0
-    examiner = Examiner(tools.engine, functools.partial(running_images, tools.guard))
+    examiner = Examiner(tools.engine, functools.partial(running_images, tools.guard), tools.guard)
     async with aclosing(examiner.examine(question, administrator=request.administrator)) as reports:
         async for report in reports:
             count += 1

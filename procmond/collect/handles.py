@@ -68,18 +68,21 @@ def pidfd_info_works() -> bool:
     return True
 
 
-def descriptor_budget() -> int:
-    """How many descriptors may stay open, after raising this process's soft limit as far as it goes."""
+def raise_descriptor_limit() -> None:
+    """Raise this process's soft limit as far as it goes; for the supervisor, before nobody can any more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wish = MAX_HELD_DESCRIPTORS + RESERVED_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wish:
-        soft = wish if hard == resource.RLIM_INFINITY else min(hard, wish)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        MAX_HELD_DESCRIPTORS
-        if soft == resource.RLIM_INFINITY
-        else max(0, min(soft, wish) - RESERVED_DESCRIPTORS)
-    )
+    limit = wish if hard == resource.RLIM_INFINITY else min(hard, wish)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def descriptor_budget() -> int:
+    """How many descriptors may stay open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_HELD_DESCRIPTORS
+    return max(0, min(soft - RESERVED_DESCRIPTORS, MAX_HELD_DESCRIPTORS))
 
 
 class Handle:

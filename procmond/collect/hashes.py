@@ -9,9 +9,8 @@ from typing import Final
 
 from common.messages import HashState
 from common.validate import DEFAULT_ALGORITHM
-from procmond.collect.digest import open_image
 from procmond.collect.hash_cache import Algorithms, HashOutcome
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
 from procmond.collect.records import encode_hash_facts
 from procmond.collect.sighting import FileIdentity, Sighting
 
@@ -24,7 +23,7 @@ class SweepHashes:
     """The hashes one sweep needs, asked for as its processes are met."""
 
     def __init__(
-        self, engine: HashEngine, algorithms: Algorithms, *, cached_only: bool, deadline: float
+        self, engine: HashLanes, algorithms: Algorithms, *, cached_only: bool, deadline: float
     ) -> None:
         """`deadline` is a time of the loop's clock: then what is still cold is PENDING."""
         self._engine = engine
@@ -43,8 +42,7 @@ class SweepHashes:
         if outcome is not None:
             self._known[image] = outcome
         elif not self._cached_only:
-            opener = functools.partial(open_image, sighting.pid)
-            self._asked[image] = self._engine.submit(opener, image, self._algorithms)
+            self._asked[image] = self._engine.submit_image(sighting.pid, image, self._algorithms)
 
     async def settle(self, sightings: Sequence[Sighting]) -> None:
         """Wait for what these need, as long as the budget lasts."""

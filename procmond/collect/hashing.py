@@ -90,12 +90,15 @@ class HashEngine:
         queue_files: int = limits.HASH_QUEUE_FILES,
         clock: Callable[[], float] = time.monotonic,
         wall_clock_ns: Callable[[], int] = time.time_ns,
+        digester: Digester | None = None,
+        cache: HashCache | None = None,
     ) -> None:
+        """`digester` reads files in the worker threads; `cache` may be another engine's as well."""
         self._max_file_bytes = max_file_bytes
         self._queue_files = queue_files
         self._wall_clock_ns = wall_clock_ns
-        self._digester = Digester(max_file_bytes, file_deadline_s, clock)
-        self._cache = HashCache(cache_entries)
+        self._digester = digester or Digester(max_file_bytes, file_deadline_s, clock)
+        self._cache = HashCache(cache_entries) if cache is None else cache
         self._jobs: dict[tuple[FileIdentity, Algorithms], _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._buffers = [bytearray(limits.HASH_CHUNK_BYTES) for _ in range(workers)]

@@ -12,6 +12,7 @@ import os
 from typing import Final, NamedTuple
 
 from common.messages import HashState
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.text import text
 
@@ -58,18 +59,6 @@ _FAILED: Final = Image(HashState.IO_ERROR)
 _ATTEMPTS: Final = 3  # at a process that keeps executing other programs
 
 
-def _memfd_device() -> int:
-    """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none."""
-    try:
-        descriptor = os.memfd_create("device")
-    except OSError:
-        return 0
-    try:
-        return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)
-
-
 def _same(one: os.stat_result, other: os.stat_result) -> bool:
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
@@ -77,9 +66,10 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
 class Images:
     """Looks at images; each name is looked up once per sweep and root directory."""
 
-    def __init__(self, proc: str = "/proc") -> None:
+    def __init__(self, proc: str = "/proc", memory_device: int | None = None) -> None:
+        """`memory_device` is st_dev of memfds; default: find out."""
         self._proc = os.fsencode(proc)
-        self._memfd_device = _memfd_device()
+        self._memory_device = find_memory_device() if memory_device is None else memory_device
         self._names: dict[tuple[object, bytes], os.stat_result | None] = {}
         self._confirmed: dict[tuple[int, ...], Image] = {}
 
@@ -146,7 +136,7 @@ class Images:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
         deleted = link.endswith(_DELETED)
         name = link[: -len(_DELETED)] if deleted else link
-        if image.st_dev == self._memfd_device and name.startswith(b"/memfd:"):
+        if image.st_dev == self._memory_device and name.startswith(b"/memfd:"):
             return Verdict(text(name), False, True, True)
         if deleted and name.endswith(b"/#%d" % image.st_ino):  # how the kernel names O_TMPFILE files
             return Verdict(text(name), False, True, True)

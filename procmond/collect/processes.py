@@ -65,6 +65,7 @@ class PsutilCollector:
         boot_time: int | None = None,
         users: Users | None = None,
         guard: Guard | None = None,
+        memory_device: int | None = None,
         environment_names: Collection[str] = ENVIRONMENT_NAMES,
     ) -> None:
         """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life."""
@@ -76,7 +77,7 @@ class PsutilCollector:
         self._boot_id = read_boot_id(proc)
         self._boot_time = read_boot_time() if boot_time is None else boot_time
         self._users = Users() if users is None else users
-        self._images = Images(proc)
+        self._images = Images(proc, memory_device)
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot; empty when /proc does not show it."""

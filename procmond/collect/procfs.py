@@ -97,6 +97,7 @@ class ProcfsCollector:
         boot_time: int | None = None,
         users: Users | None = None,
         guard: Guard | None = None,
+        memory_device: int | None = None,
         environment_names: Collection[str] = ENVIRONMENT_NAMES,
         held_descriptors: int | None = None,
         pidfd: bool | None = None,
@@ -114,7 +115,7 @@ class ProcfsCollector:
         self._boot_id = read_boot_id(proc)
         self._boot_time = read_boot_time() if boot_time is None else boot_time
         self._users = Users() if users is None else users
-        self._images = Images(proc)
+        self._images = Images(proc, memory_device)
         self._builder = Builder(self._boot_time, self._users)
         self._budget = descriptor_budget() if held_descriptors is None else held_descriptors
         self._pidfd = pidfd_info_works() if pidfd is None else pidfd

@@ -21,12 +21,13 @@ from procmond.collect import handlers
 from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.guard import Guard
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import make_lanes
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
+from procmond.confinement import Confinement
 from procmond.events.choice import Opened
 from procmond.events.feed import Equipment, Feed
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, SourceReport
@@ -61,26 +62,32 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings, guard: Guard, opened: Opened) -> None:
-        collector, limitations = choose(settings, guard)
+    def __init__(
+        self, settings: CollectorSettings, guard: Guard, confinement: Confinement, opened: Opened
+    ) -> None:
+        collector, limitations = choose(settings, guard, confinement.capabilities)
         redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
             boot_time=collector.boot_time(),
             digests=supported_algorithms(),
+            retained_capabilities=confinement.capabilities,
+            confined=confinement.filtered,
             limitations=limitations,
         )
-        self._engine = HashEngine(
+        self._engine = make_lanes(
             workers=settings.hash_workers,
             max_file_bytes=settings.hash_max_file_bytes,
             file_deadline_s=settings.hash_file_deadline_s,
             cache_entries=settings.hash_cache_entries,
+            memory_device=settings.memory_device,
         )
         equipment = Equipment(
             opened=opened,
             engine=self._engine,
             max_file_bytes=settings.hash_max_file_bytes,
+            memory_device=settings.memory_device,
             looker=ProcfsCollector(
                 redact_arguments,
                 boot_time=settings.boot_time,
@@ -144,28 +151,36 @@ class CollectorService:
             write=self._line.write,
             resume=question.resume,
         )
-        running = self._group.create_task(self._answer(request), name=f"request-{request.number}")
+        began_ns = time.monotonic_ns()
+        running = self._group.create_task(self._answer(request, began_ns), name=f"request-{request.number}")
         self._open[request.number] = (request, running)
-        running.add_done_callback(lambda _: self._open.pop(request.number))
+        running.add_done_callback(lambda done: self._ended(request, done, began_ns))
 
-    async def _answer(self, request: Request) -> None:
-        began = time.monotonic_ns()
-
-        def summary() -> CollectionSummary:
-            return request.tally.summary(
-                duration_us=(time.monotonic_ns() - began) // 1000, boot_time=self._hello.boot_time
-            )
-
+    async def _answer(self, request: Request, began_ns: int) -> None:
         try:
             body = await handlers.TABLE[request.task.task_type](request, self._tools)
-            await request.last(body, summary())
+            await request.last(body, self._summary(request, began_ns))
         except TaskError as error:
             _log.info("request_refused", task_id=request.task.task_id, error=str(error))
-            request.refuse(error, summary())
-        except asyncio.CancelledError:
-            request.stopped(summary())
+            request.refuse(error, self._summary(request, began_ns))
+
+    def _ended(self, request: Request, running: asyncio.Task[None], began_ns: int) -> None:
+        del self._open[request.number]
+        if running.cancelled():  # said here: a task cancelled before its first step runs nothing of its own
+            request.stopped(self._summary(request, began_ns))
+
+    def _summary(self, request: Request, began_ns: int) -> CollectionSummary:
+        return request.tally.summary(
+            duration_us=(time.monotonic_ns() - began_ns) // 1000, boot_time=self._hello.boot_time
+        )
 
 
-async def serve(line: socket.socket, settings: CollectorSettings, guard: Guard, opened: Opened) -> None:
+async def serve(
+    line: socket.socket,
+    settings: CollectorSettings,
+    guard: Guard,
+    confinement: Confinement,
+    opened: Opened,
+) -> None:
     """Be the collector until the line ends; `opened` are the event sources it may read."""
-    await CollectorService(settings, guard, opened).serve(line)
+    await CollectorService(settings, guard, confinement, opened).serve(line)

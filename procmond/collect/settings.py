@@ -13,6 +13,8 @@ class CollectorSettings(msgspec.Struct, frozen=True):
     collector: Literal["auto", "bpf", "procfs", "psutil"]
     boot_time: int
     """Unix seconds; read once by the supervisor, so that start_time never jitters across collectors."""
+    memory_device: int
+    """st_dev of memfds, found while one could still be made."""
     max_frame_size: int
     redact_arguments: bool
     environment_variables: tuple[str, ...]

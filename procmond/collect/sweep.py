@@ -17,7 +17,7 @@ from procmond.collect.filters import compile_filter
 from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
 from procmond.collect.records import varint
 from procmond.collect.request import Request
 from procmond.collect.sighting import Collector, Sighting, Wanted
@@ -37,7 +37,7 @@ class Tools(NamedTuple):
     """What the collector's handlers work with."""
 
     collector: Collector
-    engine: HashEngine
+    engine: HashLanes
     guard: Guard
     hash_budget_s: float
     feed: Feed

@@ -27,9 +27,9 @@ class Tally:
 
     def summary(self, *, duration_us: int, boot_time: int) -> CollectionSummary:
         """The summary so far."""
-        states = Counter(self._states.values())
-        without = states[HashState.NO_EXECUTABLE]
-        hashed, pending = states[HashState.OK], states[HashState.PENDING]
+        states = tuple(self._states.values())
+        without = states.count(HashState.NO_EXECUTABLE)
+        hashed, pending = states.count(HashState.OK), states.count(HashState.PENDING)
         return CollectionSummary(
             processes_seen=self.seen,
             processes_returned=self.returned,
@@ -37,7 +37,7 @@ class Tally:
             processes_inaccessible=self.inaccessible,
             executables_hashed=hashed,
             executables_pending=pending,
-            executables_unhashed=states.total() - hashed - pending - without,
+            executables_unhashed=len(states) - hashed - pending - without,
             duration_us=duration_us,
             boot_time=boot_time,
             events_delivered=self.events_delivered,

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import functools
 import os
-import select
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from common import limits
 from procmond.collect.digest import READ_ONLY, identity_of
+from procmond.collect.mounts import Mount, MountTable
 from procmond.collect.sighting import FileIdentity
 
 _STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_MOUNTINFO_CHUNK: Final = 64 * limits.KIB
 _KERNEL_VIEWS: Final = frozenset(
     {"proc", "sysfs", "securityfs", "debugfs", "tracefs", "configfs", "selinuxfs", "cgroup", "cgroup2"}
-)
-_REMOTE: Final = frozenset(
-    {"autofs", "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "lustre", "coda", "fuse", "fuseblk"}
 )
 
 
@@ -71,79 +67,40 @@ def follow(path: str) -> Descriptor | Obstacle:
     `path` is absolute and holds no NUL. Never waits for a peer, and opens nothing for reading.
     """
     try:
-        return _walk(path.encode(), mounts().barred())
+        return _walk(path.encode(), _barred().places())
     except OSError as error:
         return Obstacle(os.strerror(error.errno or 0))
 
 
-class MountTable:
-    """What a walk must not enter, read again only when the kernel says that a mount came or went.
-
-    A poll of mountinfo reports POLLERR and POLLPRI once after each change (proc(5)).
-    """
+class _Barred:
+    """The places a walk must not enter, worked out again only when the mounts have changed."""
 
     def __init__(self) -> None:
-        self._descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLPRI)
-        self._barred: dict[bytes, str] | None = None
-        self._devices: dict[tuple[int, int], str] = {}
+        self._table = MountTable()
+        self._mounts: list[Mount] = []
+        self._places: dict[bytes, str] = {}
 
-    def barred(self) -> Mapping[bytes, str]:
+    def places(self) -> Mapping[bytes, str]:
         """As `barred_mounts`, of the mounts there are now. Raises: OSError."""
-        changed = bool(self._poll.poll(0))
-        if changed or self._barred is None:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            mountinfo = b"".join(iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b""))
-            self._devices = local_devices(mountinfo)
-            self._barred = barred_mounts(mountinfo)
-        return self._barred
-
-    def devices(self) -> Mapping[tuple[int, int], str]:
-        """As `local_devices`, of the mounts there are now. Raises: OSError."""
-        self.barred()
-        return self._devices
+        mounts = self._table.mounts()
+        if mounts is not self._mounts:
+            self._mounts, self._places = mounts, barred_mounts(mounts)
+        return self._places
 
 
 @functools.cache
-def mounts() -> MountTable:
-    """The one of this process."""
-    return MountTable()
+def _barred() -> _Barred:
+    return _Barred()
 
 
-def barred_mounts(mountinfo: bytes) -> dict[bytes, str]:
-    """Mount points, with the type of their file system, which a walk must not enter (proc_pid_mountinfo(5)).
+def barred_mounts(mounts: Iterable[Mount]) -> dict[bytes, str]:
+    """Mount points, with the type of their file system, which a walk must not enter.
 
     The root directory is never one of them: this process itself runs from there.
     """
-    barred: dict[bytes, str] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(b" - ")
-        kind = right.partition(b" ")[0].decode("ascii", "replace")
-        place = left.split(b" ")[4]
-        if kind in _KERNEL_VIEWS or kind in _REMOTE or kind.startswith("fuse."):
-            barred[_unescaped(place)] = kind
+    barred = {mount.place: mount.kind for mount in mounts if mount.kind in _KERNEL_VIEWS or mount.remote}
     barred.pop(b"/", None)
     return barred
-
-
-def local_devices(mountinfo: bytes) -> dict[tuple[int, int], str]:
-    """The file systems that answer from this machine alone: the kernel's device (s_dev, which for btrfs and
-    overlayfs is not what stat reports) and their type."""
-    devices: dict[tuple[int, int], str] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(b" - ")
-        kind = right.partition(b" ")[0].decode("ascii", "replace")
-        if kind not in _REMOTE and kind not in _KERNEL_VIEWS and not kind.startswith("fuse"):
-            major, _, minor = left.split(b" ")[2].partition(b":")
-            devices[int(major), int(minor)] = kind
-    return devices
-
-
-def _unescaped(place: bytes) -> bytes:
-    """mountinfo writes space, tab, newline, hash and backslash as three octal digits."""
-    first, *rest = place.split(b"\\")
-    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
 
 
 def _walk(path: bytes, barred: Mapping[bytes, str]) -> Descriptor | Obstacle:

@@ -4,6 +4,7 @@ One rule: nothing here trusts a return code alone; what is reported was read bac
 """
 
 from procmond.confine.groups import reserve_process_group
-from procmond.confine.roles import Confinement, confine_collector, confine_front, confine_supervisor
+from procmond.confine.roles import confine_collector, confine_front, confine_supervisor
+from procmond.confinement import Confinement
 
 __all__ = ["Confinement", "confine_collector", "confine_front", "confine_supervisor", "reserve_process_group"]

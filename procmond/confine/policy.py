@@ -31,10 +31,14 @@ _ALL_BUT_O_ASYNC: Final = ~0o20000
 # ioctl(2) requests, asm-generic/ioctls.h, the same on both architectures. Not FIOSETOWN, TIOCSTI, FS_IOC_*.
 _TCGETS, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x541B, 0x5421, 0x5450, 0x5451
 
+_PIDFD_GET_INFO: Final = 0xC040FF0B  # include/uapi/linux/pidfd.h, with PIDFD_INFO_SIZE_VER0
+
 _AT_EMPTY_PATH: Final = 0x1000
 _AF_UNIX, _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 1, 7, 8
 _SOCK_STREAM_OR_SEQPACKET: Final = (1, 5)
 _SOCK_CLOEXEC_NONBLOCK: Final = (0, 0o2000000, 0o4000, 0o2004000)
+
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 
 _PROT_READ_WRITE: Final = 0b011  # PROT_EXEC would be 0b100
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 15, 23, 24
@@ -184,6 +188,9 @@ def _reading(machine: Machine) -> tuple[Rule, ...]:
         Rule("getpriority", "nice values, as psutil asks"),
         Rule("ioprio_get", "I/O priorities, as psutil asks"),
         Rule("sched_getaffinity", "numbers of processors"),
+        Rule("getsid", "sessions, as psutil's collector asks"),
+        Rule("pidfd_open", "a hold on a process that its number alone is not"),
+        Rule("ioctl", "PIDFD_GET_INFO: who a process is, in one call", ((OneOf(1, (_PIDFD_GET_INFO,)),),)),
     )
 
 
@@ -196,6 +203,7 @@ def _children() -> tuple[Rule, ...]:
         Rule("rseq", "a new thread's start"),
         Rule("wait4", "the end of children"),
         Rule("waitid", "the end of children"),
+        Rule("close_range", "a child for one file keeps none of our descriptors"),
         Rule("setitimer", "a deadline of its own: SIGALRM ends a child that hangs"),
         Rule("dup", "descriptors it already has"),
         Rule("dup2", "descriptors it already has"),
@@ -214,7 +222,6 @@ def _replacing(front: tuple[int, int] | None, killable_groups: tuple[int, ...]) 
             "a replacement drops what it must not keep",
             ((OneOf(0, (*lasting, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT)),),),
         ),
-        Rule("pidfd_open", "to poll for a child's end"),
     ]
     if front is not None:
         uid, gid = front
@@ -265,7 +272,14 @@ def front_rules(own_pid: int) -> tuple[Rule, ...]:
 
 def collector_rules(own_pid: int, machine: Machine) -> tuple[Rule, ...]:
     """The collector: reads /proc and executables, answers the front. Changes nothing."""
-    return merge(_interpreter(own_pid), _sockets(), _reading(machine), _children())
+    falling_back = (
+        Rule(
+            "setsockopt",
+            "the process connector in reserve, when eBPF fails: joins a group of a netlink socket it has",
+            ((OneOf(1, (_SOL_NETLINK,)), OneOf(2, (_NETLINK_ADD_MEMBERSHIP,))),),
+        ),
+    )
+    return merge(_interpreter(own_pid), _sockets(), _reading(machine), _children(), falling_back)
 
 
 def supervisor_rules(

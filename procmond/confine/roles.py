@@ -16,18 +16,7 @@ from procmond.confine import capabilities, kernel, policy, seccomp
 from procmond.confine.capabilities import Capability, Status
 from procmond.confine.machine import Machine, this_machine
 from procmond.confine.seccomp import Rule
-
-
-class Confinement(NamedTuple):
-    """What is in force in this process, as the kernel says."""
-
-    capabilities: tuple[str, ...]
-    """The permitted set, `CAP_...`; smaller than the role's where the process never had more."""
-    filtered: bool
-    """The system call filter is in force, and refused what it was tried with."""
-    no_new_privs: bool
-    missing: tuple[str, ...] = ()
-    """What is not in force, one sentence each; empty unless the caller said `required=False`."""
+from procmond.confinement import Confinement
 
 
 class _Aim(NamedTuple):
@@ -93,6 +82,7 @@ def _confine(
     who: str,
     *,
     kept: frozenset[Capability],
+    needed: frozenset[Capability] = frozenset(),
     effective: bool,
     identity: tuple[int, int] | None,
     rules: Callable[[int, Machine], tuple[Rule, ...]],
@@ -109,11 +99,16 @@ def _confine(
     try:
         reading_before, reading_after = capabilities.open_status(), capabilities.open_status()
     except OSError as error:
-        raise ConfinementError(f"{who}: /proc/self/status cannot be opened: {error.strerror}") from None
+        raise ConfinementError(
+            f"{who}: /proc/self/status cannot be opened: {error.strerror}; nothing here works without /proc"
+        ) from None
     before = capabilities.read_status(reading_before)
     if before.threads != 1:
         missing.append(f"{before.threads} threads run before anything is given up")
 
+    lacking = capabilities.mask_of(needed) & ~before.permitted
+    if lacking:
+        missing.append(f"{' and '.join(capabilities.names_of(lacking))} would be needed")
     has_setpcap = bool(before.permitted & capabilities.mask_of((Capability.SETPCAP,)))
     permitted = before.permitted & capabilities.mask_of(kept)
     attempt("raising what is permitted", lambda: capabilities.keep(before.permitted, before.permitted))
@@ -140,7 +135,9 @@ def _confine(
     unfiltered = _probe()
     missing += unfiltered
     if missing and required:
-        raise ConfinementError(f"{who} is not confined: " + "; ".join(missing))
+        raise ConfinementError(
+            f"{who} is not confined: {'; '.join(missing)}; --allow-unconfined starts it all the same"
+        )
     return Confinement(
         capabilities=capabilities.names_of(after.permitted),
         filtered=after.seccomp_mode == 2 and not unfiltered,
@@ -207,6 +204,7 @@ def confine_supervisor(
     return _confine(
         "the supervisor",
         kept=READING | becoming,
+        needed=frozenset() if front == (os.geteuid(), os.getegid()) else becoming,
         effective=False,
         identity=None,
         rules=lambda own_pid, machine: policy.supervisor_rules(own_pid, machine, front, killable_groups),

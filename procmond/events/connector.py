@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from common.limits import MIB
 from common.messages import EventSource, ProcessEventKind
+from common.service import InheritedSocket
 from procmond.events import connector_wire as wire
 from procmond.events.source import SourceFailed, Totals
 
@@ -56,6 +57,23 @@ class Connection(NamedTuple):
         """In this process."""
         self.sock.close()
         self.ledger.close()
+
+
+def split_connector(
+    passed: Sequence[InheritedSocket],
+) -> tuple[socket.socket | None, Sequence[InheritedSocket]]:
+    """The netlink socket that systemd bound to the group (`ListenNetlink=connector 1`), if it passed one, and
+    all others."""
+    others: list[InheritedSocket] = []
+    connector: socket.socket | None = None
+    for each in passed:
+        sock = socket.socket(fileno=each.descriptor)
+        if sock.family == socket.AF_NETLINK and connector is None:
+            connector = sock
+        else:
+            sock.detach()
+            others.append(each)
+    return connector, others
 
 
 def open_connector(passed: socket.socket | None = None, *, standby: bool = False) -> Connection | str:

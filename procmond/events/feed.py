@@ -22,7 +22,7 @@ from procmond.collect.environment import MAX_ENVIRONMENT_BYTES, select_environme
 from procmond.collect.guard import Guard
 from procmond.collect.handles import read_file
 from procmond.collect.hash_cache import canonical
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
 from procmond.collect.procfs_parse import parse_environment
 from procmond.collect.records import encode_record
 from procmond.collect.sighting import Collector, Redact, Wanted
@@ -76,8 +76,10 @@ class Equipment(msgspec.Struct, frozen=True):
     """What watching takes from the collector."""
 
     opened: Opened
-    engine: HashEngine
+    engine: HashLanes
     max_file_bytes: int
+    memory_device: int
+    """st_dev of memfds."""
     looker: Collector
     """Looks at single processes; nobody else's."""
     sweeper: Collector
@@ -100,7 +102,7 @@ class Feed:
         """`report` is told, now and then, where events come from and what became of them."""
         self._equipment = equipment
         self._report = report
-        self._prover = Prover(equipment.engine, equipment.max_file_bytes)
+        self._prover = Prover(equipment.engine, equipment.max_file_bytes, equipment.memory_device)
         self._users = Users()
         self.table = ProcessTable()
         self.hub = Hub()

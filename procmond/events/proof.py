@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from common.errors import DaemonEyeError
 from common.messages import HashState, Provenance
 from procmond.collect.hash_cache import Algorithms, HashOutcome
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
+from procmond.collect.mounts import MountTable
 from procmond.collect.sighting import FileIdentity
-from procmond.collect.vetting import Descriptor, Obstacle, follow, mounts
+from procmond.collect.vetting import Descriptor, Obstacle, follow
 
 SETTLED_NS: Final = 20_000_000
 """A file changed less than this before it ran may have been changed again without a trace: change times move
@@ -38,9 +36,6 @@ MAX_PROVEN: Final = 16 * 1024
 """Images whose identity by stat is known, the longest unused forgotten first."""
 MAX_READING: Final = 256
 """Images held open for the hash engine at a time; beyond, the next sweep has to do it."""
-LOCAL_DEVICES_S: Final = 1.0
-"""Seconds between looks at the mounts for the sake of a device that is not known."""
-
 _LOOK: Final = os.O_PATH | os.O_CLOEXEC
 _FINE_GRAINED: Final = frozenset({"ext4", "xfs", "btrfs", "tmpfs"})
 """Whose change times move with every change somebody could see, since Linux 6.13 (FS_MGTIME). Since 6.13,
@@ -87,18 +82,15 @@ class Answer(NamedTuple):
 class Prover:
     """Asks the hash engine for what ran. Belongs to the engine's loop."""
 
-    def __init__(
-        self, engine: HashEngine, max_file_bytes: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, engine: HashLanes, max_file_bytes: int, memory_device: int) -> None:
+        """`memory_device` is st_dev of memfds, see `mounts.find_memory_device`."""
         self._engine = engine
         self._max_file_bytes = max_file_bytes
-        self._clock = clock
+        self._memory_device = memory_device
         self._proven: OrderedDict[KernelImage, FileIdentity] = OrderedDict()
         self._reading: dict[tuple[KernelImage, Algorithms], asyncio.Future[HashOutcome]] = {}
         self._fine_grained = _kernel_release() >= _FINE_GRAINED_SINCE
-        self._memory_device = _memory_device()
-        self._local: Mapping[tuple[int, int], str] = {}
-        self._looked = float("-inf")
+        self._mounts = Filesystems()
 
     def known(self, ran: Ran, algorithms: Algorithms) -> HashOutcome | None:
         """What is known without looking at any file."""
@@ -140,8 +132,11 @@ class Prover:
             provenance = Provenance.FILE
             held = self._at_path(ran)
         if held is None:
-            return Answer(GONE, Provenance.MISSING)
-        return Answer(self._read(ran.image, held, algorithms), provenance)
+            # What lives on a file system that may never answer is left to the next sweep.
+            alive = self._kind_of(ran.image.device) is None and os.path.exists(f"/proc/{ran.pid}")
+            return Answer(PENDING if alive else GONE, Provenance.MISSING)
+        future = self._engine.submit(held.open_for_reading, held.identity, algorithms)
+        return Answer(self._read(ran.image, held, algorithms, future), provenance)
 
     def ask_alive(self, pid: int, identity: FileIdentity, algorithms: Algorithms, *, read: bool) -> Answer:
         """The digests of the image that a process was just seen to run."""
@@ -161,7 +156,8 @@ class Prover:
             return Answer(GONE, Provenance.MISSING)
         if held.identity != identity:
             return Answer(GONE, Provenance.MISSING)
-        return Answer(self._read(image, held, algorithms), Provenance.PROC)
+        future = self._engine.submit_image(pid, identity, algorithms, open_file=held.open_for_reading)
+        return Answer(self._read(image, held, algorithms, future), Provenance.PROC)
 
     def _at_path(self, ran: Ran) -> Descriptor | None:
         if ran.path is None or not ran.settled:
@@ -175,17 +171,16 @@ class Prover:
         return found
 
     def _read(
-        self, image: KernelImage, held: Descriptor, algorithms: Algorithms
+        self,
+        image: KernelImage,
+        held: Descriptor,
+        algorithms: Algorithms,
+        future: asyncio.Future[HashOutcome],
     ) -> asyncio.Future[HashOutcome]:
-        if not stat.S_ISREG(held.status.st_mode):
-            future: asyncio.Future[HashOutcome] = asyncio.get_running_loop().create_future()
-            future.set_result(HashOutcome(HashState.NOT_REGULAR))
-            return future
         self._proven[image] = held.identity
         self._proven.move_to_end(image)
         if len(self._proven) > MAX_PROVEN:
             self._proven.popitem(last=False)
-        future = self._engine.submit(held.open_for_reading, held.identity, algorithms)
         key = (image, algorithms)
         self._reading[key] = future
         future.add_done_callback(lambda _: self._reading.pop(key, None))
@@ -197,41 +192,35 @@ class Prover:
             return False
         kind = self._kind_of(image.device)
         if kind is None or kind in _OWN_DEVICES:
-            return self._local.get(_numbers(identity.device), "overlay") in _OWN_DEVICES
+            return (self._mounts.kind_of(identity.device) or "overlay") in _OWN_DEVICES
         return image.device == identity.device
 
     def _kind_of(self, device: int) -> str | None:
         """The type of a local file system; None for one that is not, or is not known."""
-        if device == self._memory_device:
-            return "tmpfs"
-        kind = self._local.get(_numbers(device))
-        if kind is None and self._clock() - self._looked >= LOCAL_DEVICES_S:
-            self._looked = self._clock()
-            try:
-                self._local = mounts().devices()
-            except OSError:
-                self._local = {}
-            kind = self._local.get(_numbers(device))
-        return kind
+        return "tmpfs" if device == self._memory_device else self._mounts.kind_of(device)
 
 
-def _numbers(device: int) -> tuple[int, int]:
-    return os.major(device), os.minor(device)
+class Filesystems:
+    """The types of local file systems, by the kernel's device."""
+
+    def __init__(self) -> None:
+        self._table = MountTable()
+        self._mounts: object = None
+        self._kinds: dict[tuple[int, int], str] = {}
+
+    def kind_of(self, device: int) -> str | None:
+        """The type; None where no mount of ours shows it, or it may never answer."""
+        try:
+            mounts = self._table.mounts()
+        except OSError:
+            return None
+        if mounts is not self._mounts:
+            self._mounts = mounts
+            self._kinds = {mount.device: mount.kind for mount in mounts if not mount.remote}
+        return self._kinds.get((os.major(device), os.minor(device)))
 
 
 def _kernel_release() -> tuple[int, int]:
     major, _, rest = os.uname().release.partition(".")
     minor = rest.partition(".")[0].partition("-")[0]
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else (0, 0)
-
-
-def _memory_device() -> int | None:
-    """Where memfds live: the kernel's own tmpfs, which is mounted nowhere."""
-    try:
-        descriptor = os.memfd_create("device")
-    except OSError:
-        return None
-    try:
-        return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)

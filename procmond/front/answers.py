@@ -28,7 +28,8 @@ from common.messages import (
 from procmond.front import dispatch
 from procmond.front.admission import Admission
 from procmond.front.relay import Relay
-from procmond.link import SourceReport
+from procmond.front.settings import FrontSettings
+from procmond.link import Hello, SourceReport
 
 OWN_FIELDS_BYTES: Final = 256
 """Room left in a frame for task_id (3 + 128), sequence (7), more (3) and nothing else."""
@@ -93,8 +94,10 @@ def capabilities(
         event_source_reason=events.reason,
         max_frame_size=settings.max_frame_size,
         max_tasks_in_flight=settings.max_tasks_per_connection,
-        retained_capabilities=hello.retained_capabilities if hello else (),
-        confined=hello.confined if hello else False,
+        retained_capabilities=_retained(settings, hello),
+        confined=all(
+            (settings.supervisor.filtered, settings.front.filtered, hello is not None and hello.confined)
+        ),
         collector=hello.collector if hello else "",
         permission=permission,
         limitations=hello.limitations if hello else ("no collector is running at the moment",),
@@ -118,6 +121,13 @@ def capabilities(
             boot_time=hello.boot_time if hello else 0,
         ),
     )
+
+
+def _retained(settings: FrontSettings, hello: Hello | None) -> tuple[str, ...]:
+    """What any of the three processes kept, each once."""
+    of_collector = hello.retained_capabilities if hello else ()
+    kept = (*settings.supervisor.capabilities, *settings.front.capabilities, *of_collector)
+    return tuple(sorted(set(kept)))
 
 
 def _advanced(source: EventSource) -> AdvancedCapabilities:

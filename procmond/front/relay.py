@@ -14,7 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, cast
 
-from common.errors import InternalError, PeerError
+from common import limits
+from common.errors import Busy, InternalError, PeerError
 from procmond import link
 from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, Question
 
@@ -22,6 +23,10 @@ _REQUEST_IDS: Final = link.MAX_REQUEST
 _NOT_LAST: Final = frozenset({Kind.PART, Kind.LIVE})
 _CANCEL_GRACE_S: Final = 1.0
 """Seconds a collector has to end a cancelled question with its summary; then it is answered without one."""
+
+_MAX_UNREAD_BYTES: Final = 4 * limits.MIB
+"""Bytes of questions a collector may leave unread. Closing a connection frees its tasks, not what is on its
+way to a collector that hangs: without a bound, peers that come and go would fill our memory."""
 
 
 class Exchange:
@@ -34,8 +39,8 @@ class Exchange:
         self._live = live
         self.forwarded = False
         """Whether any frame was handed on: then it cannot be asked again, unless it is live."""
-        self.asked_again = False
-        self.cancelled = False
+        self.final = False
+        """Whether it must not be asked again: it was already, or nobody wants the answer any more."""
         self._frames: deque[LinkMessage] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._failure: InternalError | None = None
@@ -82,14 +87,11 @@ class Exchange:
     def restart(self) -> bool:
         """The relay's: its collector is lost. Whether it can be asked again; of a live answer what came
         stands, of any other what was not handed on is void."""
-        if self.cancelled:
+        if self.final or (self.forwarded and not self._live):
             return False
-        if self._live:
-            return True
-        if self.forwarded or self.asked_again:
-            return False
-        self.asked_again = True
-        self._frames.clear()
+        if not self._live:
+            self.final = True
+            self._frames.clear()
         return True
 
     def fail(self, error: InternalError) -> None:
@@ -165,6 +167,15 @@ class Relay:
             if exchange.request in self._open:
                 self._ask(exchange)
 
+    def check_room(self) -> None:
+        """Raises: Busy while the collector leaves unread what was asked of it."""
+        line = self._line
+        if line is None or line.transport is None:
+            return  # questions wait in their exchanges, of which there are as many as tasks in flight
+        if line.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.losses["collector_backlog"] += 1
+            raise Busy("the collector does not keep up with what it is asked; try again")
+
     def ask(self, question: Question, *, live: bool = False) -> Exchange:
         """Put a question; its frames come from the Exchange, which the caller closes. `live`: the answer has
         no end, and goes on with the next collector.
@@ -180,11 +191,11 @@ class Relay:
 
     def cancel(self, exchange: Exchange) -> None:
         """Stop the work, but end the answer."""
-        exchange.cancelled = True
         if exchange in self._waiting:
             self._waiting.remove(exchange)
             exchange.fail(InternalError("no collector was there to answer"))
             return
+        exchange.final = True
         self._write(Kind.CANCEL, exchange.request)
         asyncio.get_running_loop().call_later(_CANCEL_GRACE_S, self._give_up, exchange)
 

@@ -8,6 +8,8 @@ import errno
 import socket
 from typing import Final
 
+import msgspec
+
 from common import codec, limits
 from common.channel import open_channel
 from common.credentials import PeerCredentials, peer_credentials, peer_groups
@@ -41,6 +43,8 @@ class Front:
         self._supervisor = supervisor
         self._admission = Admission(settings)
         self._greeted = asyncio.Event()
+        self._limitations: tuple[str, ...] = ()
+        """Said last."""
         self._relay = Relay(settings.max_frame_size, self._hello)
         self._sessions: set[Session] = set()
         self._ended = 0
@@ -98,10 +102,20 @@ class Front:
             sock.close()
         else:
             name = f"session-{peer.uid}-{peer.pid}"
-            self._group.create_task(self._converse(sock, peer, permission), name=name)
+            self._group.create_task(self._converse(sock, peer, permission, self._admission), name=name)
 
-    async def _converse(self, sock: socket.socket, peer: PeerCredentials, permission: Permission) -> None:
-        settings = self._admission.settings
+    async def _examined(self, sock: socket.socket) -> None:
+        """The supervisor asks whether we answer. It has limits of its own: peers who use up theirs keep
+        nobody from telling a busy server from a dead one."""
+        admission = Admission(self._admission.settings)
+        peer = peer_credentials(sock)
+        admission.connect(peer.uid)
+        await self._converse(sock, peer, Permission.QUERY, admission)
+
+    async def _converse(
+        self, sock: socket.socket, peer: PeerCredentials, permission: Permission, admission: Admission
+    ) -> None:
+        settings = admission.settings
         try:
             channel = await open_channel(
                 sock,
@@ -109,15 +123,17 @@ class Front:
                 frame_deadline_s=settings.frame_deadline_s,
                 stall_limit_s=settings.stall_limit_s,
             )
-            session = Session(channel, peer, permission, self._admission, self._relay)
+            session = Session(channel, peer, permission, admission, self._relay)
             self._sessions.add(session)
+            if self._stop.is_set():  # it was let in while the others were told to end
+                session.abort()
             try:
                 await session.run()
             finally:
                 self._sessions.discard(session)
                 self._ended += session.answered
         finally:
-            self._admission.disconnect(peer.uid)
+            admission.disconnect(peer.uid)
 
     async def _end_sessions(self) -> None:
         reason = ShuttingDown("procmond is ending; reconnect and ask again")
@@ -144,23 +160,29 @@ class Front:
             line = socket.socket(fileno=descriptor)
             line.setblocking(False)
             self._group.create_task(self._relay.attach(line), name="attach-collector")
+        elif isinstance(message, control.Examine) and descriptor is not None:
+            self._group.create_task(self._examined(socket.socket(fileno=descriptor)), name="self-check")
         elif isinstance(message, control.Configure):
-            self._admission.settings = message.settings
+            mine = self._admission.settings.front
+            self._admission.settings = msgspec.structs.replace(message.settings, front=mine)
         elif isinstance(message, control.ShutDown):
             self._stop.set()
 
     def _hello(self, hello: Hello) -> None:
         events = hello.events
-        said = (hello.collector, hello.limitations, events.source, events.reason)
-        if said != self._said:
+        said = (hello.collector, events.source, events.reason)
+        if said != self._said:  # a greeting comes again whenever an account in it has changed
             self._said = said
+            source = EventSource(events.source).name.lower()
             _log.info(
                 "collector_ready",
                 collector=hello.collector,
-                limitations=list(hello.limitations),
-                event_source=EventSource(events.source).name.lower(),
+                event_source=source,
                 event_source_reason=events.reason,
             )
+        if hello.limitations != self._limitations:  # not again for each collector that replaces another
+            self._limitations = hello.limitations
+            _log.warning("view_limited", limitations=list(hello.limitations))
         if not self._greeted.is_set():
             self._greeted.set()
             control.send(self._supervisor, control.Ready())

@@ -103,6 +103,8 @@ class Session:
             self._channel.post(codec.encode_result(answers.failure("", ProtocolViolation(str(error)))))
         finally:
             self._channel.close()
+            # A peer that does not take its last words counts as connected until the stall limit ends it.
+            await self._channel.wait_closed()
 
     async def end(self, reason: TaskError) -> None:
         """Take no new task, end those in flight for `reason`, and return when that is said."""
@@ -151,6 +153,7 @@ class Session:
         if answers.is_legacy_negotiation(task):
             return None
         if entry.counted:
+            self._relay.check_room()
             self._admission.begin(self._counted)
             self._counted += 1
         elif entry.handler is Handler.CANCEL and len(self._flights) - self._counted >= _MAX_CANCELS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from common import limits
+from procmond.confinement import NOT_CONFINED, Confinement
 
 
 class FrontSettings(msgspec.Struct, frozen=True):
@@ -27,3 +28,7 @@ class FrontSettings(msgspec.Struct, frozen=True):
     stall_limit_s: float = limits.STALL_LIMIT_S
     task_deadline_s: float = limits.DEFAULT_TASK_DEADLINE_S
     """For tasks that name none."""
+    supervisor: Confinement = NOT_CONFINED
+    """What the supervisor gave up, for the capability answer."""
+    front: Confinement = NOT_CONFINED
+    """What the front gave up; it says so itself."""

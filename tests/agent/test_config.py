@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 
-from agent.config import AgentConfig, ClientSettings, load, parse_arguments, resolve_server_uid
+from agent.config import (
+    AgentConfig,
+    ClientSettings,
+    load,
+    parse_arguments,
+    resolve_control_access,
+    resolve_server_uid,
+)
 from common.conffile import render_toml
 from common.config import File, keys_of, resolve
 from common.errors import ConfigError
@@ -18,6 +26,10 @@ def test_the_defaults_are_those_the_design_promises() -> None:
         server_user="root",
         state_dir="/var/lib/daemoneye",
         scan_interval=30.0,
+        log_execs=True,
+        control_socket="/run/daemoneye-agent/control.sock",
+        control_users=("root",),
+        control_groups=(),
         log_level="info",
         client=ClientSettings(
             connect_timeout=5.0,
@@ -72,3 +84,23 @@ def test_the_server_is_known_by_its_uid() -> None:
     assert resolve_server_uid(load(parse_arguments([]), {"DAEMONEYE_AGENT_SERVER_USER": "4711"})) == 4711
     with pytest.raises(ConfigError, match=r"^DAEMONEYE_AGENT_SERVER_USER: expected an existing user"):
         resolve_server_uid(load(parse_arguments([]), {"DAEMONEYE_AGENT_SERVER_USER": "no-such-user-here"}))
+
+
+def test_who_may_ask_for_the_state_is_looked_up() -> None:
+    access = resolve_control_access(load(parse_arguments([]), {}))
+    assert access.uids == {0, os.geteuid()}
+    assert (access.gids, access.socket_gid) == (frozenset(), os.getegid())
+    environment = {
+        "DAEMONEYE_AGENT_CONTROL_USERS": "4711",
+        "DAEMONEYE_AGENT_CONTROL_GROUPS": "4712,4713",
+    }
+    access = resolve_control_access(load(parse_arguments([]), environment))
+    assert access.uids == {4711, os.geteuid()}
+    assert (access.gids, access.socket_gid) == (frozenset({4712, 4713}), 4712)
+
+
+@pytest.mark.parametrize("key", ["control_users", "control_groups"])
+def test_a_name_nobody_has_is_refused(key: str) -> None:
+    variable = f"DAEMONEYE_AGENT_{key.upper()}"
+    with pytest.raises(ConfigError, match=f"^{variable}: expected an existing"):
+        resolve_control_access(load(parse_arguments([]), {variable: "no-such-name-here"}))

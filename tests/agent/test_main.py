@@ -66,7 +66,8 @@ async def agent(tmp_path: Path, *flags: str) -> AsyncIterator[Running]:
     async with asyncio.timeout(PATIENCE_S):
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
-            *("--socket", str(tmp_path / "procmond.sock"), "--state-dir", str(tmp_path), *flags),
+            *("--socket", str(tmp_path / "procmond.sock"), "--state-dir", str(tmp_path)),
+            *("--control-socket", str(tmp_path / "control.sock"), *flags),
             env=environment(),
             stderr=asyncio.subprocess.PIPE,
         )

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -23,12 +23,14 @@ from common.messages import (
     CollectionSummary,
     DetectionResult,
     ErrorCode,
+    EventSource,
     Loss,
     ProcessRecord,
     failure,
     success,
 )
-from tests.support.peer import Peer, scripted, whole
+from tests.support.logtap import LogTap
+from tests.support.peer import CAPABILITIES, Peer, scripted, whole
 
 PATIENCE_S = 20.0
 """Ends a test that hangs; no test waits for it."""
@@ -38,35 +40,6 @@ SOON_S = 0.01
 
 INIT = ProcessRecord(pid=1, start_ticks=1)
 SHELL = ProcessRecord(pid=2, start_ticks=5)
-
-
-class LogTap:
-    """Takes what is logged, and lets a test wait for it."""
-
-    def __init__(self) -> None:
-        self.entries: list[MutableMapping[str, Any]] = []
-        self._news = asyncio.Event()
-
-    def __call__(
-        self, _logger: object, level: str, entry: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        self.entries.append({"level": level, **entry})
-        self._news.set()
-        raise structlog.DropEvent
-
-    async def seen(self, event: str, times: int = 1) -> list[MutableMapping[str, Any]]:
-        """The entries of that event, when there are so many."""
-        while len(found := self.of(event)) < times:
-            self._news.clear()
-            await self._news.wait()
-        return found
-
-    def of(self, event: str) -> list[MutableMapping[str, Any]]:
-        return [entry for entry in self.entries if entry["event"] == event]
-
-    @property
-    def events(self) -> list[str]:
-        return [entry["event"] for entry in self.entries]
 
 
 @pytest.fixture
@@ -299,3 +272,38 @@ async def test_a_shorter_interval_ends_the_wait_for_the_next_sweep(config: Agent
         await logs.seen("sweep_completed")
         agent.reconfigure(config)
         await logs.seen("sweep_completed", 3)
+
+
+async def test_many_gaps_cost_one_early_sweep_and_one_question(config: AgentConfig, logs: LogTap) -> None:
+    asked_anew = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.negotiate()
+        await peer.answer(whole(await peer.task(), processes=(INIT,), boot_id="boot"))
+        response = msgspec.structs.replace(CAPABILITIES, event_source=EventSource.POLLING)
+        await peer.negotiate(response)
+        await peer.answer(whole(await peer.task(), processes=(INIT,), boot_id="boot"))
+        await peer.end()
+
+    rarely = msgspec.structs.replace(config, scan_interval=3600.0)
+    agent = Agent(rarely, os.geteuid(), on_capabilities=asked_anew.set)
+    async with scripted(config.socket, script), running(agent):
+        await logs.seen("sweep_completed")
+        for _ in range(5):
+            agent.resync()
+        await asked_anew.wait()
+        await logs.seen("sweep_completed", 2)
+    assert agent.capabilities is not None
+    assert agent.capabilities.event_source is EventSource.POLLING
+
+
+async def test_a_sweep_knows_when_it_was_begun(config: AgentConfig) -> None:
+    async def script(peer: Peer) -> None:
+        await answer_for_ever(peer, (INIT,))
+
+    reports: asyncio.Queue[SweepReport] = asyncio.Queue()
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    agent = Agent(config, os.geteuid(), on_sweep=reports.put_nowait)
+    async with scripted(config.socket, script), running(agent):
+        report = await reports.get()
+    assert before <= report.began_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)

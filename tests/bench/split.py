@@ -13,7 +13,8 @@ import os
 from common import codec, framing
 from common.messages import new_enumerate_task
 from procmond.collect.guard import Guard
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes, make_lanes
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.request import Request
@@ -49,8 +50,14 @@ def measure(processes: int, rounds: int) -> list[Report]:
     collector = ProcfsCollector(redact)
     with population(processes), Procmond() as procmond, asyncio.Runner() as runner:
 
-        async def make_engine() -> HashEngine:
-            return HashEngine()
+        async def make_engine() -> HashLanes:
+            return make_lanes(
+                workers=2,
+                max_file_bytes=2**29,
+                file_deadline_s=20.0,
+                cache_entries=1024,
+                memory_device=find_memory_device(),
+            )
 
         engine = runner.run(make_engine())
         tools = Tools(collector, engine, Guard(), 5.0, make_feed(engine))

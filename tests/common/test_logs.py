@@ -156,3 +156,24 @@ def test_a_daemon_started_without_stderr_does_not_log_into_its_next_file() -> No
         env=os.environ,
     )
     assert (result.returncode, result.stdout) == (0, "empty\n")
+
+
+JOURNAL = (
+    "s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'; configure('debug', 'a')\n"
+)
+
+
+def test_lines_for_the_journal_begin_with_their_priority() -> None:
+    code = (
+        JOURNAL
+        + "[getattr(log, level)('a_line') for level in ('debug', 'info', 'warning', 'error', 'critical')]"
+    )
+    written = run(code).stderr.splitlines()
+    assert [line[:3] for line in written] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert {json.loads(line[3:])["event"] for line in written} == {"a_line"}
+
+
+def test_a_stderr_that_was_redirected_away_from_the_journal_gets_plain_json() -> None:
+    code = "os.environ['JOURNAL_STREAM'] = '1:1'; configure('info', 'a'); log.info('a_line')"
+    [line] = lines(code)
+    assert line["event"] == "a_line"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import AlreadyRunning, ConfigError
-from common.service import InstanceLock, listen_fds, notify, run
+from common.service import InstanceLock, Notifier, listen_fds, notify, run, watchdog_interval
 
 
 @contextmanager
@@ -101,6 +101,37 @@ def test_notify_reads_the_real_environment(tmp_path: Path, monkeypatch: pytest.M
         manager.bind(str(tmp_path / "n"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
         assert notify("READY=1")
+
+
+def test_a_notifier_goes_on_where_connecting_has_become_impossible(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        notifier = Notifier({"NOTIFY_SOCKET": str(path)})
+        path.unlink()
+        assert notifier.connected
+        assert notifier.send("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    assert not notifier.send("the manager is gone")
+    notifier.close()
+    assert not notifier.connected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "-5"}, None),
+        ({"WATCHDOG_USEC": "9" * 5000}, None),
+        ({}, None),
+    ],
+)
+def test_the_watchdog_is_ours_or_not_there(environment: dict[str, str], expected: float | None) -> None:
+    assert watchdog_interval(environment) == expected
 
 
 @pytest.mark.parametrize(

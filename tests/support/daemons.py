@@ -21,6 +21,8 @@ from common import codec, framing
 from common.messages import DetectionResult, DetectionTask
 
 T = TypeVar("T")
+LET_US_IN = () if os.geteuid() == 0 else ("--allow-user", "root", str(os.geteuid()))
+"""By default procmond answers root; a flag given after this one replaces it."""
 START_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 20.0
 
@@ -46,12 +48,13 @@ class Procmond:
     def start(self) -> Self:
         """Start it and wait until it says that it is ready."""
         notify = f"{self.directory}/notify"
+        arguments = ["--socket", self.socket, *LET_US_IN, *self._arguments]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(notify)
             listener.settimeout(START_TIMEOUT_S)
             with open(self._log, "ab") as log:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "procmond.main", "--socket", self.socket, *self._arguments],
+                    [sys.executable, "-m", "procmond.main", *arguments],
                     stderr=log,
                     env={**os.environ, **self._environment, "NOTIFY_SOCKET": notify},
                 )

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from common.limits import HASH_MAX_FILE_BYTES
 from procmond.collect.guard import Guard
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes, make_lanes
+from procmond.collect.mounts import find_memory_device
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.sighting import Collector
 from procmond.events.choice import Opened
@@ -14,8 +15,19 @@ from procmond.events.feed import Equipment, Feed
 from procmond.link import SourceReport
 
 
+def make_engine() -> HashLanes:
+    """A hash engine as the collector has it."""
+    return make_lanes(
+        workers=2,
+        max_file_bytes=HASH_MAX_FILE_BYTES,
+        file_deadline_s=20.0,
+        cache_entries=1024,
+        memory_device=find_memory_device(),
+    )
+
+
 def make_feed(
-    engine: HashEngine,
+    engine: HashLanes,
     opened: Opened | None = None,
     report: Callable[[SourceReport], None] = lambda _: None,
     sweeper: Collector | None = None,
@@ -26,6 +38,7 @@ def make_feed(
         opened=opened or Opened(),
         engine=engine,
         max_file_bytes=HASH_MAX_FILE_BYTES,
+        memory_device=find_memory_device(),
         looker=looker,
         sweeper=sweeper or ProcfsCollector(held_descriptors=0),
         guard=Guard(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,7 @@ from tests.support.daemons import Client, Procmond
 
 @pytest.fixture(scope="package")
 def procmond() -> Iterator[Procmond]:
-    with Procmond("--allow-user", "root", str(os.getuid())) as running:
+    with Procmond() as running:
         yield running
 
 

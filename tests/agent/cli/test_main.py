@@ -62,12 +62,12 @@ def test_help_lists_the_commands_there_are(capsys: pytest.CaptureFixture[str]) -
         build_parser().parse_args(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for command in ("up", "ps", "tree", "hash", "verify", "capabilities", "status"):
+    for command in ("up", "ps", "tree", "watch", "hash", "verify", "capabilities", "status"):
         assert f"\n    {command} " in text
-    assert "watch" not in text
+    assert "events" not in text
 
 
-@pytest.mark.parametrize("command", ["up", "ps", "tree", "hash", "verify", "capabilities", "status"])
+@pytest.mark.parametrize("command", ["up", "ps", "tree", "watch", "hash", "verify", "capabilities", "status"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         build_parser().parse_args([command, "--help"])

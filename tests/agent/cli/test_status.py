@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agent.cli.status import agent_state, capability_lines
+from agent.cli.status import AgentState, ProcmondState, agent_state, capability_lines, status_lines
+from agent.config import AgentConfig, ControlAccess
+from agent.control import Control
+from agent.control_messages import BlindInterval, Events, Sight, Status
 from agent.main import LOCK_NAME
+from common.listening import Listener
 from common.messages import (
     AdvancedCapabilities,
     CapabilityResponse,
@@ -22,8 +29,10 @@ from common.messages import (
     DetectionResult,
     DetectionTask,
     EventSource,
+    Loss,
     MonitoringDomain,
     Permission,
+    ProcessEventKind,
     TaskType,
 )
 from tests.agent.cli.records import record
@@ -103,13 +112,95 @@ def test_an_old_procmond_has_no_capabilities(cli: Cli) -> None:
     assert (outcome.status, outcome.out) == (4, "")
 
 
+@contextlib.contextmanager
+def agent_at(path: Path, status: Status) -> Iterator[list[str]]:
+    """An agent's control socket that answers `status`; the arguments that name it."""
+    ready, stop = threading.Event(), threading.Event()
+    access = ControlAccess(frozenset({os.geteuid()}), frozenset(), os.getegid())
+
+    async def serve() -> None:
+        with contextlib.closing(Listener(str(path), os.getegid())) as listener:
+            server = Control(listener.open(), access, lambda _intervals: status)
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(server.run(), name="control")
+                ready.set()
+                await asyncio.to_thread(stop.wait)
+                task.cancel()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="agent")
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield ["--control-socket", str(path)]
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+SEEING = Status(version="1.2.3", events=Events(sight=Sight.LIVE, last_event_ms=1, received=7))
+BLIND = Status(
+    version="1.2.3",
+    events=Events(sight=Sight.BLIND, detail="it left"),
+    intervals=(BlindInterval(reason="connection_lost", from_ms=1),),
+    intervals_total=1,
+)
+
+
 def test_status_tells_of_procmond_and_agent(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli.ask(one_process, "status", "--state-dir", str(tmp_path), capabilities=FULL)
+    with agent_at(tmp_path / "c.sock", SEEING) as arguments:
+        outcome = cli.ask(one_process, "status", "--state-dir", str(tmp_path), *arguments, capabilities=FULL)
     assert outcome.status == 0
+    assert outcome.out.startswith("seeing   quiet: ")
     assert "1.2.3, answers in" in outcome.out
     assert "5 processes in 0.03s" in outcome.out
     assert "hidepid hides others" in outcome.out
+    assert f"answers, pid {os.getpid()}, uid {os.geteuid()}" in outcome.out
+    assert "7 received" in outcome.out
+
+
+def test_a_blind_agent_is_a_degraded_answer(cli: Cli, tmp_path: Path) -> None:
+    with agent_at(tmp_path / "c.sock", BLIND) as arguments:
+        outcome = cli.ask(one_process, "status", *arguments, capabilities=FULL)
+    assert outcome.status == 4
+    assert outcome.out.startswith("BLIND for ")
+
+
+def test_without_the_agent_it_is_unknown_and_status_3(cli: Cli, tmp_path: Path) -> None:
+    arguments = ("--state-dir", str(tmp_path), "--control-socket", str(tmp_path / "none.sock"))
+    outcome = cli.ask(one_process, "status", *arguments, capabilities=FULL)
+    assert outcome.status == 3
+    assert outcome.out.startswith("UNKNOWN")
     assert f"agent           not running (no lock in {tmp_path})" in outcome.out
+    assert outcome.err.startswith(f"daemoneye: cannot reach daemoneye-agent at {tmp_path}/none.sock: ")
+
+
+def test_without_procmond_a_blind_agent_is_still_status_3(cli: Cli, tmp_path: Path) -> None:
+    with agent_at(tmp_path / "c.sock", BLIND) as arguments:
+        outcome = cli.run("status", "--socket", str(tmp_path / "none.sock"), *arguments)
+    assert outcome.status == 3
+    assert "BLIND" in outcome.out
+
+
+def test_what_procmond_lost_is_told_by_reason_and_kind(cli: Cli, tmp_path: Path) -> None:
+    losses = (
+        Loss(reason="kernel_ring_full", count=12, kind=ProcessEventKind.EXEC),
+        Loss(reason="peers_refused", count=0),
+    )
+    procmond = ProcmondState(account=CollectionSummary(events_delivered=1234, losses=losses))
+    told = dict(status_lines(AgentConfig(), procmond, AgentState(None, None, "?"), None, 0))
+    assert told["  delivered"] == "1,234 events"
+    assert told["  lost"] == "12 exec (kernel_ring_full)"
+
+
+def test_the_agents_state_is_in_the_document(cli: Cli, tmp_path: Path) -> None:
+    with agent_at(tmp_path / "c.sock", BLIND) as arguments:
+        outcome = cli.ask(one_process, "status", "--format", "json", *arguments, capabilities=FULL)
+    agent = json.loads(outcome.out)["agent"]
+    assert agent["reachable"] is True
+    assert agent["status"]["events"]["sight"] == "blind"
+    assert agent["status"]["intervals"][0]["reason"] == "connection_lost"
+    assert "to_ms" not in agent["status"]["intervals"][0]
 
 
 def test_status_is_a_document_too(cli: Cli, tmp_path: Path) -> None:

@@ -34,11 +34,13 @@ def test_the_introduction_says_who_runs_as_whom() -> None:
 def test_without_root_it_says_what_is_not_seen() -> None:
     assert "without root" in told(61200)["not seen"]
     assert told(61200)["ask it"].endswith("--socket /tmp/d/procmond.sock --server-user 61200 ps")
+    assert told(61200)["its state"].endswith("--state-dir /tmp/d/state --server-user 61200 status")
 
 
 def test_the_line_to_paste_names_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/opt/no such/daemoneye", "up"])
     assert told(0)["ask it"] == "'/opt/no such/daemoneye' --socket /tmp/d/procmond.sock ps"
+    assert "--control-socket /tmp/d/state/control.sock" in told(0)["its state"]
 
 
 def test_a_command_on_the_path_is_named_shortly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,12 +30,17 @@ from common.messages import (
 )
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, Question, hash_result, question_of
+from procmond.collect.guard import Guard
 from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
+from procmond.collect.mounts import MountTable, Places, find_memory_device
 from procmond.collect.sighting import FileIdentity
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
 SHA256 = hashlib.sha256(SLEEP.read_bytes()).hexdigest()
+
+PLACES = Places(MountTable(), find_memory_device())
 
 
 def task(
@@ -63,7 +68,7 @@ class Host:
 
     def __init__(self, engine: HashEngine) -> None:
         self.sweeps = 0
-        self._examiner = Examiner(engine, self._running)
+        self._examiner = Examiner(HashLanes(engine, engine, PLACES), self._running, Guard())
 
     async def _running(self) -> Sequence[tuple[int, FileIdentity]]:
         self.sweeps += 1
@@ -275,7 +280,7 @@ async def test_who_runs_a_file_is_cut_at_the_bound_and_says_so(engine: HashEngin
     async def everybody() -> Sequence[tuple[int, FileIdentity]]:
         return [(pid, identity_of(path.stat())) for pid in range(1, count + 1)]
 
-    examiner = Examiner(engine, everybody)
+    examiner = Examiner(HashLanes(engine, engine, PLACES), everybody, Guard())
     [report] = [one async for one in examiner.examine(question(path, verify=True), administrator=False)]
     assert report.running_pids == tuple(range(1, count))
     assert report.error_message == f"{count} processes run it, the first {count - 1} are listed"

@@ -11,7 +11,6 @@ from typing import Self
 import pytest
 
 from common.messages import EventSource, ProcessEvent, ProcessEventKind
-from procmond.collect.hashing import HashEngine
 from procmond.events import ebpf_source, polling
 from procmond.events import feed as feed_module
 from procmond.events.choice import Opened
@@ -23,7 +22,7 @@ from procmond.events.source import SourceFailed
 from procmond.events.subscriber import Subscriber, Wish
 from procmond.link import SourceReport
 from tests.support.events import EXEC, EXIT, decoded
-from tests.support.feeds import make_feed
+from tests.support.feeds import make_engine, make_feed
 from tests.support.privilege import needs_root
 
 pytestmark = needs_root
@@ -52,7 +51,7 @@ class Stage:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        engine = HashEngine()
+        engine = make_engine()
         self._stack.push_async_callback(engine.close)
         self.feed: Feed = make_feed(engine, self._opened, self.reports.append)
         self.subscriber = Subscriber(Wish(), began_ns=feed_module.boot_ns())

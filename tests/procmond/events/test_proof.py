@@ -15,23 +15,25 @@ import pytest
 from common.limits import HASH_MAX_FILE_BYTES
 from common.messages import HashState, Provenance
 from procmond.collect.hash_cache import SHA256_ONLY, HashOutcome
-from procmond.collect.hashing import HashEngine
+from procmond.collect.lanes import HashLanes
+from procmond.collect.mounts import find_memory_device
 from procmond.events.proof import Answer, KernelImage, Prover, Ran
+from tests.support.feeds import make_engine
 from tests.support.images import SLEEP, copy_of_sleep, running
 
 HASH = hashlib.sha256(SLEEP.read_bytes()).hexdigest()
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[HashEngine]:
-    made = HashEngine()
+async def engine() -> AsyncIterator[HashLanes]:
+    made = make_engine()
     yield made
     await made.close()
 
 
 @pytest.fixture
-def prover(engine: HashEngine) -> Prover:
-    return Prover(engine, HASH_MAX_FILE_BYTES)
+def prover(engine: HashLanes) -> Prover:
+    return Prover(engine, HASH_MAX_FILE_BYTES, find_memory_device())
 
 
 def ran(path: Path, pid: int = 0, *, settled: bool = True, **changes: int) -> Ran:
@@ -176,7 +178,7 @@ async def test_a_number_that_is_anothers_by_now_is_not_the_one(prover: Prover, t
 
 
 async def test_one_image_is_read_once_for_all_who_ran_it_at_the_same_time(
-    prover: Prover, engine: HashEngine, tmp_path: Path
+    prover: Prover, engine: HashLanes, tmp_path: Path
 ) -> None:
     program = copy_of_sleep(tmp_path)
     what = ran(program)

@@ -1,4 +1,4 @@
-"""The socket procmond answers on. One rule: nothing is unlinked but a stale socket of our own.
+"""The socket a daemon answers on. One rule: nothing is unlinked but a stale socket of our own.
 
 It is made under a tight umask, so there is no moment at which others could connect (no chmod race), in a
 directory that nobody else can write to.
@@ -6,7 +6,6 @@ directory that nobody else can write to.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -31,13 +30,12 @@ class Listener:
         self.path = path
         self._gid = gid
         self._lock = InstanceLock(f"{path}.lock")
-        self._made: tuple[int, int] | None = None
         self.sock: socket.socket | None = None
 
     def open(self) -> socket.socket:
         """Make the socket.
 
-        Raises: AlreadyRunning when another procmond has it; ConfigError when the path is too long, its
+        Raises: AlreadyRunning when another daemon has it; ConfigError when the path is too long, its
         directory is missing, not writable, or not ours alone, or something else lies at the path.
         """
         check_path(self.path)
@@ -59,25 +57,15 @@ class Listener:
             raise ConfigError(f"socket {self.path}: {step}{error.strerror}") from None
         finally:
             os.umask(before)
-        status = os.lstat(self.path)
-        self._made = (status.st_dev, status.st_ino)
         sock.listen(limits.LISTEN_BACKLOG)
         self.sock = sock
         return sock
 
     def close(self) -> None:
-        """Close it, and unlink it if it still is the one we made."""
+        """Close it. Its file stays: confined we may unlink nothing, and the next start knows it for stale."""
         if self.sock is not None:
             self.sock.close()
             self.sock = None
-        if self._made is not None:
-            with contextlib.suppress(OSError):
-                status = os.lstat(self.path)
-                if (status.st_dev, status.st_ino) == self._made:
-                    os.unlink(self.path)
-            self._made = None
-            with contextlib.suppress(OSError):
-                os.unlink(self._lock.path)
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -107,24 +95,6 @@ class Listener:
         if result != errno.ECONNREFUSED:
             raise AlreadyRunning(f"socket {self.path}: a process answers there already; stop it first")
         os.unlink(self.path)
-
-
-def split_connector(
-    passed: Sequence[InheritedSocket],
-) -> tuple[socket.socket | None, Sequence[InheritedSocket]]:
-    """The netlink socket systemd bound to the process connector (`ListenNetlink=connector 1`), if it passed
-    one, and all others."""
-    connector: socket.socket | None = None
-    others: list[InheritedSocket] = []
-    for each in passed:
-        sock = socket.socket(fileno=os.dup(each.descriptor))
-        if sock.family == socket.AF_NETLINK and connector is None:
-            connector = sock
-            os.close(each.descriptor)
-        else:
-            sock.close()
-            others.append(each)
-    return connector, others
 
 
 def inherited(passed: Sequence[InheritedSocket]) -> socket.socket | None:

@@ -1,0 +1,145 @@
+"""Which file systems may never answer. One rule: asked of the kernel's own tables, never of their servers."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final, NamedTuple
+
+from common import limits
+
+REMOTE: Final = frozenset(
+    {"autofs", "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "lustre", "coda", "fuse", "fuseblk"}
+)
+"""Types whose files are served by a process or a host that may be hostile or gone; and all `fuse.*`."""
+
+_MOUNTINFO_CHUNK: Final = 64 * limits.KIB
+_FDINFO_BYTES: Final = 4096
+_MOUNT_ID: Final = b"mnt_id:"
+
+
+class Mount(NamedTuple):
+    """One line of mountinfo, as far as it matters here (proc_pid_mountinfo(5))."""
+
+    number: int
+    place: bytes
+    kind: str
+    device: tuple[int, int] = (0, 0)
+    """The kernel's s_dev, major and minor; of btrfs and overlayfs not what stat reports."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading from it may wait for somebody for ever."""
+        return self.kind in REMOTE or self.kind.startswith("fuse.")
+
+
+def parse_mountinfo(raw: bytes) -> list[Mount]:
+    """The mounts in the text of a mountinfo file; lines of another form are left out."""
+    mounts: list[Mount] = []
+    for line in raw.splitlines():
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        if len(fields) > 4 and fields[0].isdigit():
+            kind = right.partition(b" ")[0].decode("ascii", "replace")
+            device = _numbers(fields[2])
+            mounts.append(Mount(int(fields[0]), _unescaped(fields[4]), kind, device))
+    return mounts
+
+
+def _numbers(device: bytes) -> tuple[int, int]:
+    major, _, minor = device.partition(b":")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+def _unescaped(place: bytes) -> bytes:
+    """mountinfo writes space, tab, newline, hash and backslash as three octal digits."""
+    first, *rest = place.split(b"\\")
+    return first + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in rest)
+
+
+class MountTable:
+    """Our own mounts, read again only when the kernel says that one came or went.
+
+    A poll of mountinfo reports POLLERR and POLLPRI once after each change (proc(5)).
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLPRI)
+        self._mounts: list[Mount] | None = None
+
+    def mounts(self) -> list[Mount]:
+        """The mounts there are now; the same list while nothing has changed. Raises: OSError."""
+        changed = bool(self._poll.poll(0))
+        if changed or self._mounts is None:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
+            self._mounts = parse_mountinfo(b"".join(pieces))
+        return self._mounts
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._descriptor)
+
+
+class Places:
+    """Tells of a running image whether the file system it lies on may never answer."""
+
+    def __init__(self, table: MountTable, memory_device: int) -> None:
+        """`memory_device` is st_dev of memfds, see `find_memory_device`."""
+        self._table = table
+        self._memory_device = memory_device
+
+    def may_hang(self, pid: int, device: int) -> bool:
+        """Of the image of `pid`, whose st_dev is `device`. Waits for nobody, opens nothing for reading.
+
+        A mount that no table shows has been detached while a program runs from it: nobody knows what it is.
+        """
+        if device == self._memory_device:
+            return False  # the kernel's own memory, mounted nowhere
+        try:
+            number = _mount_of(f"/proc/{pid}/exe")
+            for mounts in (self._table.mounts(), _mounts_of(pid)):
+                for mount in mounts:
+                    if mount.number == number:
+                        return mount.remote
+        except OSError:
+            return False  # it has ended; whoever opens it will say so
+        return True
+
+
+def _mount_of(path: str) -> int:
+    """The number of the mount `path` leads to, found without asking its server."""
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(info, _FDINFO_BYTES)
+        finally:
+            os.close(info)
+    finally:
+        os.close(descriptor)
+    return next(
+        (int(line.removeprefix(_MOUNT_ID)) for line in text.splitlines() if line.startswith(_MOUNT_ID)), 0
+    )
+
+
+def _mounts_of(pid: int) -> list[Mount]:
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+        return parse_mountinfo(file.read())
+
+
+def find_memory_device() -> int:
+    """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none.
+
+    Makes a memfd: for the supervisor, before nobody can any more.
+    """
+    try:
+        descriptor = os.memfd_create("device")
+    except OSError:
+        return 0
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,117 @@
+"""Two lanes of hashing: what may never answer is opened by a child, and holds up nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from common.messages import HashState
+from procmond.collect.digest import identity_of
+from procmond.collect.hash_cache import HashOutcome
+from procmond.collect.lanes import ChildDigester, HashLanes, make_lanes
+from procmond.collect.mounts import MountTable, Places, find_memory_device, parse_mountinfo
+from procmond.collect.sighting import FileIdentity
+from tests.support import hostile
+from tests.support.daemons import eventually
+from tests.support.fuse_server import Stall
+from tests.support.images import copy_of_sleep, running
+from tests.support.privilege import needs_root
+
+needs_fuse = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs FUSE: no /dev/fuse here")
+DEADLINE_S = 1.0
+
+
+@pytest.fixture
+async def lanes() -> AsyncIterator[HashLanes]:
+    made = make_lanes(
+        workers=1,
+        max_file_bytes=2**20,
+        file_deadline_s=DEADLINE_S,
+        cache_entries=16,
+        memory_device=find_memory_device(),
+    )
+    yield made
+    await made.close()
+
+
+def image_of(pid: int) -> FileIdentity:
+    return identity_of(os.stat(f"/proc/{pid}/exe"))
+
+
+def test_mounts_are_read_and_nonsense_is_left_out() -> None:
+    raw = (
+        b"36 35 98:0 /m /mnt\\0401 rw - ext3 /dev/r rw\n\nx y\n40 1 0:5 / /f rw master:1 - fuse.sshfs a rw\n"
+    )
+    mounts = parse_mountinfo(raw)
+    assert [(mount.number, mount.place, mount.kind, mount.remote) for mount in mounts] == [
+        (36, b"/mnt 1", "ext3", False),
+        (40, b"/f", "fuse.sshfs", True),
+    ]
+
+
+def test_a_local_image_and_one_in_memory_cannot_hang(tmp_path: Path) -> None:
+    places = Places(MountTable(), find_memory_device())
+    with running(copy_of_sleep(tmp_path)) as pid:
+        assert not places.may_hang(pid, image_of(pid).device)
+    descriptor = os.memfd_create("image")
+    device = os.fstat(descriptor).st_dev
+    os.close(descriptor)
+    assert not places.may_hang(os.getpid(), device)
+
+
+@needs_root
+@needs_fuse
+def test_an_image_on_fuse_may_hang() -> None:
+    places = Places(MountTable(), find_memory_device())
+    with hostile.silent_executable() as silent:
+        assert places.may_hang(silent.pid, device=0xFFFF)
+
+
+def test_a_child_digests_like_a_thread(tmp_path: Path) -> None:
+    path = copy_of_sleep(tmp_path)
+    digester = ChildDigester(2**20, DEADLINE_S)
+    identity = identity_of(path.stat())
+    buffer = bytearray(65536)
+    open_file = lambda: os.open(path, os.O_RDONLY)  # noqa: E731 - what an opener is
+    before = len(os.listdir("/proc/self/fd"))
+    outcome = digester.digest(open_file, identity, ("sha256",), buffer)
+    plain = super(ChildDigester, digester).digest(open_file, identity, ("sha256",), buffer)
+    assert outcome == plain
+    assert outcome.state is HashState.OK
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_child_that_hangs_is_given_up_and_ends_by_itself() -> None:
+    digester = ChildDigester(2**20, DEADLINE_S)
+
+    def never() -> int:
+        time.sleep(3600)
+        raise AssertionError
+
+    outcome = digester.digest(never, FileIdentity(1, 1, 1, 1, 1), ("sha256",), bytearray(16))
+    assert outcome == HashOutcome(HashState.TIMED_OUT)
+    eventually(lambda: not digester.hanging())
+
+
+@needs_root
+@needs_fuse
+async def test_silent_images_hold_up_only_their_own_lane(lanes: HashLanes, tmp_path: Path) -> None:
+    with (
+        hostile.silent_executable(Stall.OPEN | Stall.READ) as one,
+        hostile.silent_executable(Stall.OPEN | Stall.READ) as two,
+        hostile.silent_executable(Stall.OPEN | Stall.READ) as three,
+        running(copy_of_sleep(tmp_path)) as honest,
+    ):
+        # Their stat would hang as well: any identity does, the open is what is tried.
+        silent = [
+            lanes.submit_image(each.pid, FileIdentity(0xFFFF, number, 1, 1, 1))
+            for number, each in enumerate((one, two, three))
+        ]
+        outcome = await lanes.submit_image(honest, image_of(honest))
+        assert outcome.state is HashState.OK
+        assert {each.state for each in await asyncio.gather(*silent)} == {HashState.TIMED_OUT}
