@@ -106,8 +106,21 @@ def open_connector(passed: socket.socket | None = None, *, standby: bool = False
 def join(connection: Connection) -> Connection:
     """One that gets events from now on. Raises: OSError when it was in reserve and may not join."""
     if not connection.joined:
+        _empty(connection.sock)  # of what came before it was put in reserve: counted on from there, all
+        # that was told meanwhile would seem to be lost
         connection.sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, wire.GROUP)
     return connection._replace(joined=True)
+
+
+def _empty(sock: socket.socket) -> None:
+    while True:
+        try:
+            sock.recv(_DATAGRAM_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
 
 
 def _enlarge(sock: socket.socket) -> None:
