@@ -16,7 +16,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SCHEMAS = ("ipc.proto",)
+SCHEMAS = ("ipc.proto", "control.proto")
 # `-Icommon/pb=proto` maps the folder virtually: generated imports then say `common.pb`, and the file is
 # registered as common/pb/ipc.proto, which no other project's ipc.proto can clash with.
 PROTOC = (sys.executable, "-m", "grpc_tools.protoc", "-Icommon/pb=proto", "--python_out=.", "--pyi_out=.")

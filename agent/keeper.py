@@ -35,6 +35,8 @@ class Keeper:
         self.repairs = 0
         self.unexplained = 0
         """Of `repairs`, those that no blind interval explains."""
+        self.confession = ""
+        """What the source of events says it lacks: a weaker one does not see every change of credentials."""
         self._intervals = intervals
         self._clock = clock
         self._complete = False
@@ -61,10 +63,15 @@ class Keeper:
             self._snapshot = Comparison(self.table, event.boot_time_ns, told=True)
         self._snapshot.add(event.process, event.boot_time_ns)
 
-    def end_snapshot(self) -> None:
-        """All were shown. Ends of processes it did not show any more follow right behind it."""
-        if self._snapshot is not None:
-            self._after_settling(self._finish_snapshot)
+    def end_snapshot(self) -> int | None:
+        """All were shown; since when (CLOCK_BOOTTIME), or None if it had no process.
+
+        Ends of processes it did not show any more follow right behind it, so it is compared a little later.
+        """
+        if self._snapshot is None:
+            return None
+        self._after_settling(self._finish_snapshot)
+        return self._snapshot.began_ns
 
     def abandon_snapshot(self) -> None:
         """The stream ended; a snapshot that was not complete says nothing of what it did not show."""
@@ -101,7 +108,8 @@ class Keeper:
 
     def _note(self, repairs: Repairs, found_by: str, began_ns: int) -> None:
         since_ns, self._compared_ns = self._compared_ns, began_ns
-        explained = self._intervals.explains() or not repairs.number
+        confessed = bool(self.confession) and repairs.credentials_only
+        explained = self._intervals.explains() or confessed or not repairs.number
         # What makes the table complete for the first time repairs nothing.
         if self._complete:
             self._count(repairs, explained=explained)

@@ -43,6 +43,11 @@ class Repairs(msgspec.Struct, frozen=True):
         """Processes put right."""
         return len(self.started) + len(self.ended) + len(self.changed) + self.superseded
 
+    @property
+    def credentials_only(self) -> bool:
+        """Whether nothing but changes of credentials was missed."""
+        return self.number == len(self.changed) and all(one.what == ("credentials",) for one in self.changed)
+
 
 class Comparison:
     """A table against one list of all processes, begun at `began_ns` (CLOCK_BOOTTIME), a record at a time.

@@ -27,6 +27,7 @@ from common.errors import (
     ConnectionLost,
     DaemonEyeError,
     DeadlineExceeded,
+    InternalError,
     PeerError,
     TaskError,
     Unreachable,
@@ -45,6 +46,10 @@ _SWEEP: Final = DetectionTask(
     task_type=TaskType.ENUMERATE_PROCESSES, stream=True, options=CollectionOptions(environment=True)
 )
 """Everything procmond can say of every process."""
+
+_MORE_ATTEMPTS: Final = 3
+"""When a process held up procmond's collector the sweep it was in is lost, and at once the next one leaves
+that process alone. As many culprits of one user end in all of that user's being left alone."""
 
 _EXPECTED: Final = (Unreachable, ConnectionLost, TaskError, PeerError)
 """What a procmond that is away, overloaded or broken looks like from here."""
@@ -180,7 +185,7 @@ class Agent:
         began = time.monotonic()  # uvloop's own clock has a resolution of 1 ms
         began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         try:
-            answer = await client.ask(_SWEEP, deadline_s=self._config.client.call_deadline)
+            answer = await self._ask_sweep(client)
         except (ConnectionLost, TaskError, PeerError) as error:
             self._note_failed(error, began)
             # A server that refuses is well; one that is silent or sends nonsense is not.
@@ -193,6 +198,19 @@ class Agent:
             self._note_failed(answer.error, began, processes=len(answer.processes))
             return
         self._complete(answer, time.monotonic() - began, began_ns)
+
+    async def _ask_sweep(self, client: Client) -> Answer:
+        """One whole answer. Raises: as `Client.ask`."""
+        for _ in range(_MORE_ATTEMPTS):
+            try:
+                answer = await client.ask(_SWEEP, deadline_s=self._config.client.call_deadline)
+            except InternalError as error:
+                _log.info("sweep_asked_again", error=str(error))
+                continue
+            if not isinstance(answer.error, InternalError):
+                return answer
+            _log.info("sweep_asked_again", error=str(answer.error))
+        return await client.ask(_SWEEP, deadline_s=self._config.client.call_deadline)
 
     def _complete(self, answer: Answer, duration_s: float, began_ns: int) -> None:
         current = take_inventory(answer)

@@ -124,6 +124,7 @@ class Subscription:
     def note_source(self, known: CapabilityResponse) -> None:
         """What procmond says of itself: after a gap its events may come from elsewhere."""
         self._source, self._source_reason = known.event_source, known.event_source_reason
+        self.keeper.confession = known.event_source_reason
         if self.vision.sight is not Sight.BLIND:
             self.vision.see(self._source, self._source_reason, self._clock())
 
@@ -184,8 +185,9 @@ class Subscription:
             case ProcessEventKind.SNAPSHOT_END:
                 self._failures = 0
                 at = self._clock()
-                self.vision.see(self._source, self._source_reason, at.at(event.boot_time_ns or at.boot_ns))
-                self.keeper.end_snapshot()
+                # Events have been listened to since before the first process was looked at.
+                since_ns = self.keeper.end_snapshot() or event.boot_time_ns or at.boot_ns
+                self.vision.see(self._source, self._source_reason, at.at(since_ns))
             case ProcessEventKind.EXEC:
                 entry = table.apply(event)
                 if entry is not None and event.process is not None and self._config.log_execs:

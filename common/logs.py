@@ -169,7 +169,12 @@ def _exception_of(exc_info: ExcInfo | BaseException | bool | None) -> BaseExcept
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """`error` in a line: `error_type`, `error`, and `error_at` (file:line) if it was raised."""
+    """`error` in a line: `error_type`, `error`, and `error_at` (file:line) if it was raised.
+
+    Of a group, as task groups raise, it is the first error inside that tells what happened.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     fields = {"error_type": type(error).__name__, "error": str(error)[:MAX_TEXT_CHARACTERS]}
     if frames := traceback.extract_tb(error.__traceback__, limit=-1):
         fields["error_at"] = f"{frames[-1].filename}:{frames[-1].lineno}"

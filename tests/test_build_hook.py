@@ -25,6 +25,8 @@ def tree(tmp_path: Path) -> Path:
     """What the hook needs of a checkout, without anything generated."""
     shutil.copy(ROOT / "build_hook.py", tmp_path)
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    without_object = shutil.ignore_patterns("*.o", "__pycache__")
+    shutil.copytree(ROOT / "procmond" / "events", tmp_path / "procmond" / "events", ignore=without_object)
     shutil.copytree(ROOT / "common", tmp_path / "common", ignore=shutil.ignore_patterns("pb", "__pycache__"))
     return tmp_path
 
@@ -39,7 +41,10 @@ def test_code_and_type_stubs_are_generated_with_the_right_imports_and_name(tree:
     result = run_hook(tree)
     assert result.returncode == 0, result.stderr
     generated = tree / "common" / "pb"
-    assert {path.name for path in generated.iterdir()} == {"__init__.py", "ipc_pb2.py", "ipc_pb2.pyi"}
+    assert {path.name for path in generated.iterdir()} == {
+        "__init__.py",
+        *(f"{schema}_pb2.{suffix}" for schema in ("control", "ipc") for suffix in ("py", "pyi")),
+    }
     use = "from common.pb import ipc_pb2 as pb; print(pb.DESCRIPTOR.name, pb.DetectionTask(task_id='t1'))"
     used = subprocess.run([sys.executable, "-c", use], cwd=tree, capture_output=True, text=True, check=True)
     assert used.stdout == 'common/pb/ipc.proto task_id: "t1"\n\n'

@@ -156,6 +156,8 @@ def _missing(reading: Reading) -> dict[str, str]:
     missing: dict[str, str] = {}
     if reading.image.state is HashState.DENIED:
         missing["executable_path"] = "denied"
+    elif reading.image.identity is not None and reading.image.path is None:
+        missing["executable_path"] = "cut"
     if reading.arguments.missing:
         missing["command_line"] = reading.arguments.missing
     elif reading.arguments.length:

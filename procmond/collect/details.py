@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final, NamedTuple
 
@@ -13,6 +14,9 @@ from procmond.collect.text import text
 
 _CGROUP_BYTES: Final = 16 * 1024
 """A dozen version 1 hierarchies with long paths; beyond, the innermost path may be missed."""
+_TOO_LONG: Final = b"\0"
+"""In place of a path that is longer than the kernel tells (PATH_MAX); no path holds a NUL. Any process can go
+so deep, directory by directory."""
 
 
 class Details(NamedTuple):
@@ -53,18 +57,22 @@ def detail_facts(details: Details) -> tuple[Facts, dict[str, str]]:
     facts: Facts = {}
     if details.login_uid:
         facts["login_uid"] = parse_login_uid(details.login_uid)
-    if details.cwd:
+    if details.cwd and details.cwd != _TOO_LONG:
         facts["cwd"] = text(details.cwd)
-    if details.cgroup:
+    if details.cgroup and details.cgroup != _TOO_LONG:
         facts["cgroup"] = cgroup_path(details.cgroup)
         facts["container_id"] = container_id(details.cgroup)
     if details.pid_namespace:
         facts["pid_namespace"] = parse_namespace(details.pid_namespace)
     if details.mount_namespace:
         facts["mount_namespace"] = parse_namespace(details.mount_namespace)
-    missing = {name: "denied" for name, raw in zip(Details._fields, details, strict=True) if raw is None}
-    if details.cgroup is None:
-        missing["container_id"] = "denied"
+    missing = {
+        name: "denied" if raw is None else "cut"
+        for name, raw in zip(Details._fields, details, strict=True)
+        if raw is None or raw == _TOO_LONG
+    }
+    if "cgroup" in missing:
+        missing["container_id"] = missing["cgroup"]
     return facts, missing
 
 
@@ -84,6 +92,8 @@ def _cgroup(handle: Handle) -> bytes | None:
         return None
     except (FileNotFoundError, ProcessLookupError):  # ended, or the kernel has no control groups
         return b""
+    except OSError as error:
+        return _told_too_long(error)
 
 
 def _link(path: bytes) -> bytes | None:
@@ -93,3 +103,11 @@ def _link(path: bytes) -> bytes | None:
         return None
     except (FileNotFoundError, ProcessLookupError):
         return b""
+    except OSError as error:
+        return _told_too_long(error)
+
+
+def _told_too_long(error: OSError) -> bytes:
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    return _TOO_LONG

@@ -31,7 +31,7 @@ from common.validate import DEFAULT_ALGORITHM, check_task
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import Algorithms, HashOutcome, canonical
-from procmond.collect.images import Images
+from procmond.collect.images import Images, target_of
 from procmond.collect.lanes import HashLanes
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
@@ -214,7 +214,7 @@ def _running_image(pid: int, images: Images) -> tuple[ExecutableReport, Descript
     except OSError as error:
         return _no_image(pid, error), None
     # The name of the file just opened: /proc/PID/exe may lead elsewhere by now.
-    name = os.readlink(os.fsencode(image.link))
+    name = target_of(os.fsencode(image.link))
     judged = images.judge(pid, name, image.status)
     report = _facts(judged.path, image, on_disk_mismatch=judged.on_disk_mismatch, running_pids=(pid,))
     return report, image
@@ -231,6 +231,8 @@ def _unread(pid: int, images: Images) -> ExecutableReport:
 def _no_image(pid: int, error: OSError) -> ExecutableReport:
     if error.errno in {errno.EACCES, errno.EPERM}:
         state = HashState.DENIED
+    elif error.errno not in {errno.ENOENT, errno.ESRCH}:
+        state = HashState.IO_ERROR
     elif os.path.exists(f"/proc/{pid}"):
         state = HashState.NO_EXECUTABLE
     else:

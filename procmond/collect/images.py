@@ -8,6 +8,7 @@ that its owner laid.
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Final, NamedTuple
 
@@ -59,6 +60,19 @@ _FAILED: Final = Image(HashState.IO_ERROR)
 _ATTEMPTS: Final = 3  # at a process that keeps executing other programs
 
 
+def target_of(path: bytes) -> bytes:
+    """The name an image was run by; empty when it is longer than the kernel tells (PATH_MAX).
+
+    Raises: OSError as readlink(2) says.
+    """
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return b""
+
+
 def _same(one: os.stat_result, other: os.stat_result) -> bool:
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
@@ -100,7 +114,7 @@ class Images:
                 confirmed = self._confirmed.get(identity)
                 if confirmed is not None and confirmed is last:
                     return confirmed
-                link = os.readlink(path)
+                link = target_of(path)
                 if confirmed is not None and confirmed.link == link:
                     return confirmed
                 verdict = self.judge(pid, link, status)
@@ -110,9 +124,7 @@ class Images:
                         image = last  # one object for all processes and sweeps
                     self._confirmed.setdefault(identity, image)
                     return image
-                if (
-                    _same(os.stat(path), status) and os.readlink(path) == link
-                ):  # not one's stat, another's name
+                if _same(os.stat(path), status) and target_of(path) == link:  # not one's stat, another's name
                     return image
         except PermissionError:
             return _DENIED
@@ -134,6 +146,8 @@ class Images:
 
     def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
+        if not link:
+            return NO_VERDICT
         deleted = link.endswith(_DELETED)
         name = link[: -len(_DELETED)] if deleted else link
         if image.st_dev == self._memory_device and name.startswith(b"/memfd:"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 from typing import Final, NamedTuple
@@ -14,6 +15,9 @@ REMOTE: Final = frozenset(
 """Types whose files are served by a process or a host that may be hostile or gone; and all `fuse.*`."""
 
 _MOUNTINFO_CHUNK: Final = 64 * limits.KIB
+_MAX_FOREIGN_BYTES: Final = 4 * limits.MIB
+"""Of another mount namespace's table: whoever may make one may fill it with 100,000 mounts (fs.mount-max).
+What lies beyond counts as a mount that no table shows."""
 _FDINFO_BYTES: Final = 4096
 _MOUNT_ID: Final = b"mnt_id:"
 
@@ -100,8 +104,8 @@ class Places:
             return False  # the kernel's own memory, mounted nowhere
         try:
             number = _mount_of(f"/proc/{pid}/exe")
-            for mounts in (self._table.mounts(), _mounts_of(pid)):
-                for mount in mounts:
+            for mounts in (self._table.mounts, functools.partial(_mounts_of, pid)):
+                for mount in mounts():
                     if mount.number == number:
                         return mount.remote
         except OSError:
@@ -127,7 +131,7 @@ def _mount_of(path: str) -> int:
 
 def _mounts_of(pid: int) -> list[Mount]:
     with open(f"/proc/{pid}/mountinfo", "rb") as file:
-        return parse_mountinfo(file.read())
+        return parse_mountinfo(file.read(_MAX_FOREIGN_BYTES).rpartition(b"\n")[0])
 
 
 def find_memory_device() -> int:

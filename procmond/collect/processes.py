@@ -7,6 +7,7 @@ truth that tests compare the Linux collector with. What psutil does not know is 
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -182,6 +183,8 @@ class _Reader:
             self._image = images.unread(link) if blocked else images.look(self._pid, link)
         if self._image.state is HashState.DENIED:
             self._missing["executable_path"] = "denied"
+        elif self._image.identity is not None and self._image.path is None:
+            self._missing["executable_path"] = "cut"
 
     def _portable_image(self) -> Image:
         try:
@@ -280,8 +283,12 @@ class _Reader:
             pass
         except psutil.AccessDenied:
             self._missing["cwd"] = "denied"
-        if self._wanted.environment:
-            self._read_environment()
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            self._missing["cwd"] = "cut"
+        if self._wanted.environment and not (self._stat is not None and self._stat.kernel_thread):
+            self._read_environment()  # of a kernel thread psutil would say that there is no such process
         self._missing.update(dict.fromkeys(_NOT_FROM_PSUTIL, "unsupported"))
 
     def _read_environment(self) -> None:

@@ -154,7 +154,7 @@ class ProcfsCollector:
             except (FileNotFoundError, ProcessLookupError):
                 if pids is None:
                     yield None
-            except (PermissionError, MalformedProc):  # hidepid: that it exists is all there is to know
+            except (OSError, MalformedProc):  # hidepid: that it exists is all there is to know
                 yield self._hidden(pid, wanted)
 
     def _look(self, pid: int, wanted: Wanted, *, keep: bool) -> Sighting:

@@ -404,6 +404,27 @@ async def test_what_a_sweep_finds_without_an_excuse_is_an_alarm_and_an_interval(
     assert logs.of("exec_found")[0]["found_by"] == "sweep"
 
 
+@pytest.mark.parametrize("confession", ["", "changes of credentials are not seen"])
+async def test_credentials_a_source_confesses_not_to_see_are_no_alarm(
+    config: AgentConfig, logs: LogTap, confession: str
+) -> None:
+    known = msgspec.structs.replace(EBPF, event_source_reason=confession)
+
+    async def script(peer: Peer) -> None:
+        await begin(peer, INIT, SHELL, known=known)
+        await peer.task_or_end()
+
+    subscription = Subscription(config, os.geteuid())
+    keeper = subscription.keeper
+    async with scripted(config.socket, script), running(subscription):
+        await logs.seen("blind_interval_ended")
+        while subscription.vision.intervals.explains():
+            await asyncio.sleep(SOON_S)
+        keeper.swept(report(INIT, process(7, name="bash", effective_uid=0)))
+        (repaired,) = await logs.seen("table_repaired")
+    assert (repaired["changed"], repaired["explained"]) == (1, bool(confession))
+
+
 async def test_without_events_sweeps_alone_tell_what_came_and_went(config: AgentConfig, logs: LogTap) -> None:
     subscription = Subscription(config, os.geteuid())
     keeper = subscription.keeper

@@ -49,6 +49,19 @@ def test_a_line_is_json_with_time_level_logger_component_and_fields() -> None:
     }
 
 
+def test_of_a_task_group_that_failed_the_line_says_what_failed() -> None:
+    [line] = lines(
+        "configure('info', 'a')\n"
+        "async def work(): raise OSError(36, 'File name too long')\n"
+        "async def main():\n"
+        "    async with asyncio.TaskGroup() as group: group.create_task(work())\n"
+        "try: asyncio.run(main())\n"
+        "except* Exception as error: log.error('child_failed', exc_info=error)\n"
+    )
+    assert (line["error_type"], line["error"]) == ("OSError", "[Errno 36] File name too long")
+    assert line["error_at"].endswith(":7")
+
+
 def test_lines_below_the_level_are_not_written_and_a_new_level_holds_for_existing_loggers() -> None:
     code = (
         "configure('warning', 'a'); log.info('no_line'); log.warning('first_line')\n"

@@ -21,6 +21,7 @@ from common.messages import (
     new_enumerate_task,
 )
 from tests.support import hostile
+from tests.support.agents import AGENT_UID, one_sweep
 from tests.support.attacks import NOBODY
 from tests.support.daemons import Client, Procmond
 from tests.support.fuse_server import Stall
@@ -172,3 +173,13 @@ def test_deep_namespaces_and_names_of_control_characters(procmond: Procmond) -> 
         assert records[deep].pid_namespace
         assert "\x1b[31m" in records[rude].name
         assert records[rude].command_line[0] == "\x1b]0;title\x07\r\n" + r"\xff\xfe"
+
+
+def test_the_agent_completes_its_sweep_past_a_culprit() -> None:
+    with (
+        hostile.blocked_command_line() as culprit,
+        Procmond("--allow-user", str(AGENT_UID), "--allow-group", str(AGENT_UID)) as procmond,
+    ):
+        records = one_sweep(procmond)
+    assert records[culprit].command_line_blocked
+    assert len(records) > 1

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from agent.config import AgentConfig
-from agent.inventory import SweepReport
-from agent.service import Agent, serve
 from common.messages import HashState, ProcessRecord, ProcessStatus
-from tests.support.daemons import Procmond, as_user, public_directory
+from tests.support.agents import AGENT_UID, one_sweep
+from tests.support.daemons import Procmond, public_directory
 from tests.support.privilege import needs_root
 
-AGENT_UID = 61_999
 WORKER_UIDS = (61_001, 61_002)
 
 pytestmark = needs_root
-
-
-def inventory_as_agent(procmond: Procmond) -> dict[int, ProcessRecord]:
-    """One sweep by the real agent, running as an unprivileged user, by pid."""
-    config = AgentConfig(socket=procmond.socket, state_dir=tempfile.gettempdir())
-
-    def work() -> dict[int, ProcessRecord]:
-        assert os.getresuid() == (AGENT_UID,) * 3
-        reports: list[SweepReport] = []
-
-        async def run() -> None:
-            stop = asyncio.Event()
-
-            def swept(report: SweepReport) -> None:
-                reports.append(report)
-                stop.set()
-
-            await serve(Agent(config, 0, on_sweep=swept), stop)
-
-        asyncio.run(run())
-        return {record.pid: record for record in reports[0].answer.processes}
-
-    return as_user(AGENT_UID, AGENT_UID, work)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +86,7 @@ def records(request: pytest.FixtureRequest, processes: dict[str, int]) -> dict[s
     with Procmond(
         "--allow-user", str(AGENT_UID), "--allow-group", str(AGENT_UID), "--collector", request.param
     ) as procmond:
-        inventory = inventory_as_agent(procmond)
+        inventory = one_sweep(procmond)
         assert procmond.pid in inventory
         assert os.stat(f"/proc/{procmond.pid}").st_uid == 0
     return {name: inventory[pid] for name, pid in processes.items()}

@@ -12,8 +12,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = ["/usr/lib/daemoneye", f"{HERE}/library"]
 
-from procmond.listening import inherited  # noqa: E402
-
+from common.listening import inherited  # noqa: E402
 from common.service import listen_fds  # noqa: E402
 from procmond.access import resolve_access  # noqa: E402 - the path had to be set
 from procmond.config import load, parse_arguments  # noqa: E402

@@ -283,6 +283,7 @@ def test_on_a_terminal_it_is_drawn_anew_and_the_screen_given_back(cli: Cli) -> N
                 shown = read_until(leader, b"GAP")
                 command.send_signal(signal.SIGINT)
                 shown += read_until(leader, LEAVE)
+                command.wait(timeout=PATIENCE_S)  # by itself: a second signal would find no handler
             finally:
                 command.terminate()
                 _, err = command.communicate(timeout=PATIENCE_S)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 from common.pb import ipc_pb2 as pb
 from procmond.collect.sighting import Collector, Sighting, Wanted
@@ -21,6 +23,14 @@ def ready():
     os.write(1, b"r")
     os.read(0, 1)
 """
+
+DESCEND = """
+os.chdir(sys.argv[1])
+for _ in range(30):
+    os.mkdir("d" * 200)
+    os.chdir("d" * 200)
+"""
+"""Goes where the kernel no longer tells the path: deeper than PATH_MAX."""
 
 
 class Made:
@@ -61,6 +71,18 @@ def made(code: str, *arguments: str) -> Iterator[Made]:
     whole = _PRELUDE + textwrap.dedent(code)
     with started([sys.executable, "-I", "-S", "-c", whole, *arguments]) as process:
         process.wait_ready()
+        yield process
+
+
+@contextlib.contextmanager
+def deep_image(folder: Path, program: Path) -> Iterator[Made]:
+    """A process that runs `program` by a name deeper in `folder` than the kernel tells."""
+    code = 'os.link(sys.argv[2], "program"); ready(); os.execv("./program", ["program", "300"])'
+    with made(DESCEND + code, str(folder), str(program)) as process:
+        assert process.process.stdin is not None
+        process.process.stdin.write(b"g")
+        while os.stat(f"/proc/{process.pid}/exe").st_ino != program.stat().st_ino:
+            pass
         yield process
 
 

@@ -16,7 +16,7 @@ from common.messages import HashState
 from common.pb import ipc_pb2 as pb
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.sighting import Collector, Wanted
-from tests.procmond.collect.made import look, made, record_of, seen
+from tests.procmond.collect.made import DESCEND, deep_image, look, made, record_of, seen
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -194,6 +194,29 @@ def test_two_mebibytes_of_arguments_are_cut_and_their_length_told(collector: Col
     assert record.accessible
 
 
+def test_a_working_directory_deeper_than_the_kernel_tells_is_named(
+    collector: Collector, tmp_path: Path
+) -> None:
+    with made(DESCEND + "ready()", str(tmp_path)) as process:
+        record = look(collector, process.pid)
+    assert not record.cwd
+    assert [(e.field, e.reason) for e in record.exceptions if e.field == 113] == [(113, "cut")]
+    assert record.executable_path
+    assert record.accessible
+
+
+def test_an_image_deeper_than_the_kernel_tells_is_still_known(collector: Collector, tmp_path: Path) -> None:
+    program = copy_of_sleep(tmp_path)
+    with deep_image(tmp_path, program) as process:
+        sighting = seen(collector, process.pid)
+    assert sighting.image is not None
+    assert sighting.image.inode == program.stat().st_ino
+    record = record_of(sighting)
+    assert not record.HasField("executable_path")
+    assert [(e.field, e.reason) for e in record.exceptions if e.field == 4] == [(4, "cut")]
+    assert not record.on_disk_mismatch
+
+
 def test_a_zombie_has_a_record_without_an_image(collector: Collector) -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -215,6 +238,7 @@ def test_a_kernel_thread_has_a_record_without_an_image(collector: Collector) -> 
     assert sighting.image_state == HashState.NO_EXECUTABLE
     assert not record.on_disk_mismatch
     assert not record.HasField("parent_start_ticks")
+    assert look(collector, 2, Wanted(full=True, environment=True)).name == "kthreadd"
 
 
 @needs_root

@@ -35,6 +35,7 @@ from procmond.collect.hashing import HashEngine
 from procmond.collect.lanes import HashLanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device
 from procmond.collect.sighting import FileIdentity
+from tests.procmond.collect.made import deep_image
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -382,3 +383,11 @@ async def test_another_users_image_that_nobody_may_read_is_examined(host: Host) 
         assert report.digests[0].value == SHA256
     finally:
         shutil.rmtree(folder)
+
+
+async def test_an_image_deeper_than_the_kernel_tells_is_verified(host: Host, tmp_path: Path) -> None:
+    program = copy_of_sleep(tmp_path)
+    with deep_image(tmp_path, program) as process:
+        report = await host.one("", process.pid, verify=True)
+    assert (report.hash_state, report.path) == (HashState.OK, "")
+    assert [digest.value for digest in report.digests] == [SHA256]

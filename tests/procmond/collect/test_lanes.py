@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from common.messages import HashState
+from procmond.collect import mounts as mounts_module
 from procmond.collect.digest import identity_of
 from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.lanes import ChildDigester, HashLanes, make_lanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device, parse_mountinfo
 from procmond.collect.sighting import FileIdentity
+from tests.procmond.collect.made import made
 from tests.support import hostile
 from tests.support.daemons import eventually
 from tests.support.fuse_server import Stall
@@ -62,6 +64,27 @@ def test_a_local_image_and_one_in_memory_cannot_hang(tmp_path: Path) -> None:
     device = os.fstat(descriptor).st_dev
     os.close(descriptor)
     assert not places.may_hang(os.getpid(), device)
+
+
+def test_of_an_image_on_our_own_mounts_no_other_table_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mounts_module, "_mounts_of", lambda pid: pytest.fail(f"read that of {pid}"))
+    places = Places(MountTable(), find_memory_device())
+    with running(copy_of_sleep(tmp_path)) as pid:
+        assert not places.may_hang(pid, image_of(pid).device)
+
+
+@needs_root
+def test_of_a_foreign_table_a_bounded_part_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(MountTable(), find_memory_device())
+    with made("must(libc.unshare(0x00020000)); os.write(1, b'r'); os.execv('/bin/cat', ['cat'])") as process:
+        while os.readlink(f"/proc/{process.pid}/exe") != os.path.realpath("/bin/cat"):
+            pass
+        device = image_of(process.pid).device
+        assert not places.may_hang(process.pid, device)
+        monkeypatch.setattr(mounts_module, "_MAX_FOREIGN_BYTES", 10)
+        assert places.may_hang(process.pid, device)
 
 
 @needs_root
