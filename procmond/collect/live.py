@@ -20,8 +20,8 @@ from procmond.collect.records import join_events
 from procmond.collect.request import Request
 from procmond.collect.snapshot import send_snapshot
 from procmond.collect.sweep import Tools
-from procmond.events.feed import boot_ns
 from procmond.events.hub import decode_resume
+from procmond.events.pump import boot_ns
 from procmond.events.subscriber import Subscriber, Wish
 
 _log = get_logger("procmond.collect")
@@ -29,6 +29,7 @@ _log = get_logger("procmond.collect")
 
 async def monitor_live(request: Request, tools: Tools) -> NoReturn:
     """Answer MONITOR_PROCESS_TREE with `live`; ends by being cancelled only. Raises: InvalidTask."""
+    await tools.feed.started.wait()
     stream = _Stream(request, tools)
     try:
         await stream.run()

@@ -19,7 +19,7 @@ from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, wanted_by
 from procmond.collect.tree import Link, parents_first, read_links
 from procmond.events.event import Key
-from procmond.events.feed import boot_ns
+from procmond.events.pump import boot_ns
 from procmond.events.subscriber import Subscriber
 from procmond.events.table import ProcessTable
 

@@ -21,7 +21,6 @@ from procmond.collect.procfs_parse import MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_event, encode_exception, encode_record
 from procmond.collect.sighting import Collector, Sighting, Wanted
 from procmond.events import connector_wire as wire
-from procmond.events.connector import Found
 from procmond.events.enrich import Step
 from procmond.events.event import Event, Key
 from procmond.events.hashed import HashWish, finish, put_when_hashed
@@ -29,6 +28,7 @@ from procmond.events.lanes import Lanes
 from procmond.events.polling import Change, Seen
 from procmond.events.proof import Prover
 from procmond.events.table import Process, ProcessTable
+from procmond.events.threads import Found
 
 _TOLERANCE_NS: Final = 2 * NS_PER_TICK
 """Between a fork as the connector tells it and the start that /proc shows, in ticks: more, and it is another

@@ -91,7 +91,7 @@ def capabilities(
         task_types=dispatch.answered(),
         digests=hello.digests if hello else (),
         event_source=source,
-        event_source_reason=events.reason,
+        event_source_reason=_reason(events),
         max_frame_size=settings.max_frame_size,
         max_tasks_in_flight=settings.max_tasks_per_connection,
         retained_capabilities=_retained(settings, hello),
@@ -128,6 +128,18 @@ def _retained(settings: FrontSettings, hello: Hello | None) -> tuple[str, ...]:
     of_collector = hello.retained_capabilities if hello else ()
     kept = (*settings.supervisor.capabilities, *settings.front.capabilities, *of_collector)
     return tuple(sorted(set(kept)))
+
+
+def _reason(events: SourceReport) -> str:
+    """Why there is no better source, and what this one and its subscribers lost."""
+    parts = [events.reason] if events.reason else []
+    if events.losses:
+        named = (
+            f"{count} {ProcessEventKind(kind).name.lower()} ({reason})"
+            for reason, kind, count in events.losses
+        )
+        parts.append(f"events lost since this collector began: {', '.join(named)}")
+    return "; ".join(parts)
 
 
 def _advanced(source: EventSource) -> AdvancedCapabilities:

@@ -10,9 +10,9 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-from procmond.events.connector import Found, ThreadFilter
 from procmond.events.connector_wire import Exited, Forked, MalformedMessage, parse_messages
 from procmond.events.facts import ExecEvent, TaskFacts
+from procmond.events.threads import Found, ThreadFilter
 from procmond.events.wire import (
     CREDENTIALS,
     EXEC,

@@ -472,6 +472,33 @@ def test_a_subscriber_that_stops_reading_gets_a_gap_where_it_stopped_and_all_is_
         assert end.summary.events_lost == stalled.gaps().total()
 
 
+def test_a_full_ring_is_a_gap_by_kind_and_a_fresh_snapshot(ebpf: Procmond) -> None:
+    with Live(ebpf) as live:
+        collector = ebpf.children()["collector"]
+        os.kill(collector, signal.SIGSTOP)
+        try:  # 2 MiB hold some 1,500 short processes
+            run("/bin/sh", "-c", f"i=0; while [ $i -lt 4000 ]; do {TRUE} ring$i; i=$((i+1)); done")
+        finally:
+            os.kill(collector, signal.SIGCONT)
+        live.until(lambda: len(live.of(SNAPSHOT_END)) == 2)
+        last = run(TRUE, "after")
+        live.exited([last])
+        first = live.of(GAP)[0].gap
+        assert first is not None
+        assert first.reason == "kernel_ring_full"  # others may follow: what had piled up comes all at once
+        told = live.tagged("ring")
+        assert max(told.values()) == 1
+        # Others run things too, so the gap may hold more than what is missing here, never less.
+        assert 4000 - len(told) <= live.gaps()[EXEC]
+        assert len(told) > 500, "what was in the ring is not lost"
+        report = capabilities(ebpf)
+        assert report.summary is not None
+        assert report.capability_response is not None
+        assert "kernel_ring_full" in report.capability_response.event_source_reason
+        lost = sum(loss.count for loss in report.summary.losses if loss.kind is EXEC)
+        assert lost >= live.gaps()[EXEC]
+
+
 def test_a_killed_collector_is_a_gap_of_known_size_and_a_fresh_snapshot(watched: Procmond) -> None:
     with Live(watched) as live:
         first = [run(TRUE, f"first{number}") for number in range(50)]

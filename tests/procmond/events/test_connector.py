@@ -16,10 +16,19 @@ import pytest
 
 from common.errors import DaemonEyeError
 from common.messages import ProcessEventKind
+from common.service import InheritedSocket
+from procmond.confine.roles import confine_collector
 from procmond.events import connector
 from procmond.events import connector_wire as wire
-from procmond.events.connector import Connection, ConnectorReader, Found, ThreadFilter, join, open_connector
+from procmond.events.connector import (
+    Connection,
+    ConnectorReader,
+    join,
+    open_connector,
+    split_connector,
+)
 from procmond.events.found import look_at
+from procmond.events.threads import Found, ThreadFilter
 from tests.support.privilege import needs_root
 
 ALIVE = Found(threads=1, zombie=False)
@@ -262,6 +271,37 @@ def test_in_reserve_it_gets_nothing_until_it_joins() -> None:
         drained(ConnectorReader(joined, look_at), child.pid)
     finally:
         opened.close()
+
+
+@needs_root
+def test_a_confined_collector_may_join_too() -> None:
+    opened = open_connector(standby=True)
+    if not isinstance(opened, Connection):
+        pytest.skip(f"no process connector here: {opened}")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            confine_collector(required=False)
+            join(opened)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    opened.close()
+
+
+@needs_root
+def test_of_the_sockets_passed_the_connectors_is_known_by_its_kind() -> None:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 11)
+    other = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    passed = [InheritedSocket(one.fileno(), "x") for one in (other, netlink)]
+    found, rest = split_connector(passed)
+    assert found is not None
+    assert found.detach() == netlink.fileno()
+    assert rest == [passed[0]]
+    netlink.close()
+    other.close()
 
 
 @needs_root

@@ -12,12 +12,12 @@ import pytest
 
 from common.messages import EventSource, ProcessEvent, ProcessEventKind
 from procmond.events import ebpf_source, polling
-from procmond.events import feed as feed_module
 from procmond.events.choice import Opened
 from procmond.events.connector import Connection, open_connector
 from procmond.events.ebpf import Programs
 from procmond.events.facts import KernelEvent
 from procmond.events.feed import Feed
+from procmond.events.pump import boot_ns
 from procmond.events.source import SourceFailed
 from procmond.events.subscriber import Subscriber, Wish
 from procmond.link import SourceReport
@@ -54,7 +54,7 @@ class Stage:
         engine = make_engine()
         self._stack.push_async_callback(engine.close)
         self.feed: Feed = make_feed(engine, self._opened, self.reports.append)
-        self.subscriber = Subscriber(Wish(), began_ns=feed_module.boot_ns())
+        self.subscriber = Subscriber(Wish(), began_ns=boot_ns())
         self.subscriber.begin_snapshot()
         self.subscriber.end_snapshot()
         self.feed.subscribe(self.subscriber, None)
