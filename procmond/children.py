@@ -11,7 +11,6 @@ import msgspec
 
 from common.accounts import Identity
 from common.logs import get_logger
-from common.service import loop_factory
 from procmond.collect.guard import Guard
 from procmond.collect.service import serve as serve_collector
 from procmond.collect.settings import CollectorSettings
@@ -22,6 +21,8 @@ from procmond.front.service import serve as serve_front
 from procmond.front.settings import FrontSettings
 from procmond.pulse import Pulse
 from procmond.quarantine import Withheld
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop] | None
 
 _log = get_logger("procmond")
 
@@ -41,9 +42,13 @@ class Rights(msgspec.Struct, frozen=True):
 class Children:
     """Bodies of the two processes; each is called in a forked process and ends it by returning."""
 
-    def __init__(self, rights: Rights, when_confined: Callable[[], None]) -> None:
-        """`when_confined` is called in each child once its rights are gone and before it serves."""
+    def __init__(self, rights: Rights, loops: LoopFactory, when_confined: Callable[[], None]) -> None:
+        """`loops` makes their event loops; loaded by now, because a confined process loads no code.
+
+        `when_confined` is called in each child once its rights are gone and before it serves.
+        """
         self.rights = rights
+        self._loops = loops
         self._when_confined = when_confined
 
     def front(self, listener: socket.socket, supervisor: socket.socket, settings: FrontSettings) -> None:
@@ -54,7 +59,7 @@ class Children:
         confinement = confine_front(uid, gid, required=rights.required)
         _announce("front", confinement)
         self._when_confined()
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=self._loops) as runner:
             settings = msgspec.structs.replace(settings, front=confinement)
             runner.run(serve_front(listener, supervisor, settings))
 
@@ -72,7 +77,7 @@ class Children:
         confinement = confine_collector(required=rights.required)
         _announce("collector", confinement)
         self._when_confined()
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=self._loops) as runner:
             runner.run(serve_collector(line, settings, Guard(pulse, withheld), confinement, opened))
 
 

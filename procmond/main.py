@@ -17,7 +17,7 @@ from common.conffile import render_effective
 from common.config import Resolved
 from common.errors import ConfigError, ConfinementError
 from common.listening import Listener, inherited
-from common.service import Notifier, listen_fds
+from common.service import Notifier, listen_fds, loop_factory
 from procmond import config
 from procmond.access import Access, resolve_access
 from procmond.children import Children, Rights
@@ -102,6 +102,7 @@ def supervise(
         collector_group=reserve_process_group(),
     )
     told = collector_settings(settings)
+    loops = loop_factory()  # its library must be mapped before executable memory is refused
     uid, gid = access.front or (None, None)
     confinement = confine_supervisor(
         uid,
@@ -117,7 +118,7 @@ def supervise(
         msgspec.structs.replace(front_settings(settings, access), supervisor=confinement),
         told,
         opened or Opened(),
-        Children(rights, when_confined),
+        Children(rights, loops, when_confined),
         reload,
         notifier,
     ).run()

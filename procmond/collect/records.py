@@ -11,6 +11,7 @@ from typing import Final, TypedDict, Unpack
 
 from common.messages import HashState, ProcessEventKind, ProcessStatus, Provenance
 from common.pb import ipc_pb2 as pb
+from procmond.collect.procfs_parse import MalformedProc
 
 
 class Facts(TypedDict, total=False):
@@ -83,8 +84,14 @@ def encode_record(
 
     `missing` maps names of fields that could not be obtained to the reason (`denied`, `cut`, ...), which
     becomes their FieldProvenance; `environment` maps variable names to values.
+
+    Raises:
+        MalformedProc: a fact has a value that its field cannot hold.
     """
-    record = pb.ProcessRecord(**facts)  # type: ignore[arg-type]  # our enums are ints to protobuf, not its own
+    try:
+        record = pb.ProcessRecord(**facts)  # type: ignore[arg-type]  # our enums are ints to protobuf
+    except ValueError:
+        raise MalformedProc("record") from None
     if missing:
         numbers = pb.ProcessRecord.DESCRIPTOR.fields_by_name
         for field, reason in missing.items():

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ from common.messages import DetectionResult, DetectionTask
 T = TypeVar("T")
 LET_US_IN = () if os.geteuid() == 0 else ("--allow-user", "root", str(os.geteuid()))
 """By default procmond answers root; a flag given after this one replaces it."""
+WRAPPER = shlex.split(os.environ.get("DAEMONEYE_TEST_WRAPPER", ""))
+"""A command that runs procmond's, such as a tracer, and stays neither its parent nor in its place."""
 START_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 20.0
 
@@ -36,6 +39,9 @@ def public_directory() -> str:
 
 class Procmond:
     """One procmond on a socket of its own."""
+
+    program: tuple[str, ...] = ("-m", "procmond.main")
+    """What the interpreter runs."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.directory = public_directory()
@@ -54,7 +60,7 @@ class Procmond:
             listener.settimeout(START_TIMEOUT_S)
             with open(self._log, "ab") as log:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "procmond.main", *arguments],
+                    [*WRAPPER, sys.executable, *self.program, *arguments],
                     stderr=log,
                     env={**os.environ, **self._environment, "NOTIFY_SOCKET": notify},
                 )
