@@ -67,8 +67,6 @@ MAX_PID: Final = 4_194_304
 MAX_PATTERN_BYTES: Final = 1024
 MAX_PATH_BYTES: Final = 4096
 """PATH_MAX, the terminating NUL included."""
-MAX_HASH_HEX: Final = 128
-"""Digits of the longest digest, sha512."""
 MAX_ALGORITHM_BYTES: Final = 32
 MAX_DIGESTS: Final = 8
 MAX_EVENT_KINDS: Final = 16
@@ -133,8 +131,11 @@ HASH_CHUNK_BYTES: Final = 256 * KIB
 pass do not fetch it again; larger chunks gain a few percent with one digest alone."""
 HASH_MAX_FILE_BYTES: Final = 512 * MIB
 """Larger executables are not read: a sparse file of 200 GB costs its maker nothing and us a minute."""
-HASH_FILE_DEADLINE_S: Final = 10.0
-"""Seconds for one file, checked between chunks: 512 MiB from a disk of 52 MB/s."""
+HASH_FILE_DEADLINE_S: Final = 20.0
+"""Seconds for one file, checked between chunks: 512 MiB from a disk of 27 MB/s, and a task with the default
+deadline of 30 s still has time to say that it was not enough."""
+HASH_BUDGET_S: Final = 5.0
+"""Seconds a sweep waits for cold hashes: the first answer comes in time, the next sweeps fill in the rest."""
 HASH_CACHE_ENTRIES: Final = 16 * 1024
 """Files whose digests are remembered, the longest unused forgotten first; about 1 KiB each."""
 HASH_SETTLE_NS: Final = 2_000_000_000

@@ -16,6 +16,7 @@ from procmond.collect.service import serve as serve_collector
 from procmond.collect.settings import CollectorSettings
 from procmond.confine.roles import confine_collector, confine_front
 from procmond.confinement import Confinement
+from procmond.events.choice import Opened
 from procmond.front.service import serve as serve_front
 from procmond.front.settings import FrontSettings
 from procmond.pulse import Pulse
@@ -63,7 +64,12 @@ class Children:
             runner.run(serve_front(listener, supervisor, settings))
 
     def collector(
-        self, line: socket.socket, settings: CollectorSettings, pulse: Pulse, withheld: Withheld
+        self,
+        line: socket.socket,
+        settings: CollectorSettings,
+        pulse: Pulse,
+        withheld: Withheld,
+        opened: Opened,
     ) -> None:
         """Be the collector until its line ends. Raises: ConfinementError."""
         rights = self.rights
@@ -72,7 +78,7 @@ class Children:
         _announce("collector", confinement)
         self._when_confined()
         with asyncio.Runner(loop_factory=self._loops) as runner:
-            runner.run(serve_collector(line, settings, Guard(pulse, withheld), confinement))
+            runner.run(serve_collector(line, settings, Guard(pulse, withheld), confinement, opened))
 
 
 def _announce(child: str, confinement: Confinement) -> None:

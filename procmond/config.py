@@ -19,6 +19,11 @@ from common.limits import (
     DEFAULT_MAX_FRAME_SIZE,
     DEFAULT_TASK_DEADLINE_S,
     FRAME_DEADLINE_S,
+    HASH_BUDGET_S,
+    HASH_CACHE_ENTRIES,
+    HASH_FILE_DEADLINE_S,
+    HASH_MAX_FILE_BYTES,
+    HASH_WORKERS,
     MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_UID,
     MAX_DEADLINE_MS,
@@ -42,22 +47,13 @@ LOWEST_DEADLINE_S: Final = 0.1
 HIGHEST_WAIT_S: Final = 3600.0
 """Seconds a peer may hold a connection's resources without a move."""
 
-DEFAULT_HASH_FILE_BYTES: Final = 512 * MIB
-"""Bytes. Browsers and language runtimes stay below; what is larger is reported as TOO_LARGE, not skipped."""
 HIGHEST_HASH_FILE_BYTES: Final = 1024 * 1024 * MIB
 """Bytes (1 TiB): beyond any executable; the per-file deadline ends the work long before."""
-DEFAULT_HASH_FILE_DEADLINE_S: Final = 20.0
-"""Seconds. Leaves a task with the default deadline of 30 s time to say so."""
-DEFAULT_HASH_WORKERS: Final = 2
-"""Threads. With one, a single slow file would hold up every other."""
 HIGHEST_HASH_WORKERS: Final = 64
 """Threads. Hashing is bound by the processors and the disk, not by waiting."""
-DEFAULT_HASH_CACHE_ENTRIES: Final = 16_384
-"""Entries. Well above the distinct executables that run on a host at once, so that sweeps do not evict."""
 HIGHEST_HASH_CACHE_ENTRIES: Final = 1_048_576
 """Entries. Root keeps them in memory."""
-DEFAULT_HASH_BUDGET_S: Final = 5.0
-"""Seconds. The first sweep answers in time though most files are cold; the next ones fill in the rest."""
+
 
 Accounts = tuple[str | int, ...]
 
@@ -155,7 +151,7 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             maximum=HIGHEST_HASH_FILE_BYTES,
         ),
-    ] = DEFAULT_HASH_FILE_BYTES
+    ] = HASH_MAX_FILE_BYTES
     file_deadline: Annotated[
         float,
         Setting(
@@ -165,7 +161,7 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
             minimum=LOWEST_DEADLINE_S,
             maximum=HIGHEST_WAIT_S,
         ),
-    ] = DEFAULT_HASH_FILE_DEADLINE_S
+    ] = HASH_FILE_DEADLINE_S
     workers: Annotated[
         int,
         Setting(
@@ -175,7 +171,7 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
             minimum=1,
             maximum=HIGHEST_HASH_WORKERS,
         ),
-    ] = DEFAULT_HASH_WORKERS
+    ] = HASH_WORKERS
     cache_entries: Annotated[
         int,
         Setting(
@@ -185,7 +181,7 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             maximum=HIGHEST_HASH_CACHE_ENTRIES,
         ),
-    ] = DEFAULT_HASH_CACHE_ENTRIES
+    ] = HASH_CACHE_ENTRIES
     budget: Annotated[
         float,
         Setting(
@@ -195,7 +191,7 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
             minimum=0,
             maximum=MAX_HASH_BUDGET_MS / 1000,
         ),
-    ] = DEFAULT_HASH_BUDGET_S
+    ] = HASH_BUDGET_S
 
 
 class ProcmondConfig(msgspec.Struct, frozen=True, kw_only=True):

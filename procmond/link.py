@@ -20,12 +20,17 @@ import msgspec
 from common.errors import FrameTooLarge, MessageError
 
 _HEADER: Final = struct.Struct("<IBI")
-_QUESTION: Final = struct.Struct("<BI")
+_QUESTION: Final = struct.Struct("<BIB")
+_RESUME: Final = struct.Struct("<B")
 
 INITIAL_CREDIT: Final = 2
 """Frames the collector may send unasked: one on its way to the client while it makes the next."""
 
 MAX_REQUEST: Final = 2**32 - 1
+
+MAX_RESUME_BYTES: Final = 128
+"""Of what a collector says about how far a live answer got: a few counters. Less than the room that the front
+keeps for its own fields in every frame."""
 
 
 class LinkError(MessageError):
@@ -43,6 +48,9 @@ class Kind(IntEnum):
     STOPPED = 6
     """The last frame of an answer that was cancelled before it was complete."""
     HELLO = 7
+    """What the collector says of itself: first of all, and again when it has changed."""
+    LIVE = 8
+    """A PART of an answer without an end, with what the next collector needs to go on from there."""
 
 
 class LinkMessage(NamedTuple):
@@ -61,6 +69,21 @@ class Question(NamedTuple):
     """Bytes an answer's frame may have, before the front adds its own fields."""
     task: bytes
     """An encoded, validated DetectionTask."""
+    resume: bytes = b""
+    """What the last LIVE message of the answer said, when its collector was lost; else empty."""
+
+
+class SourceReport(msgspec.Struct, frozen=True):
+    """Where live events come from, and what became of them since the collector started to count."""
+
+    source: int = 0
+    """EventSource."""
+    reason: str = ""
+    """Why not a better one, and what it does not see."""
+    delivered: int = 0
+    """Events handed to subscribers, counted once for each of them."""
+    losses: tuple[tuple[str, int, int], ...] = ()
+    """(reason, ProcessEventKind, count) of what is missing, by the kernel's count and by subscribers'."""
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -73,6 +96,7 @@ class Hello(msgspec.Struct, frozen=True):
     retained_capabilities: tuple[str, ...] = ()
     confined: bool = False
     limitations: tuple[str, ...] = ()
+    events: SourceReport = SourceReport()
 
 
 def encode(kind: Kind, request: int, body: bytes = b"") -> bytes:
@@ -82,15 +106,33 @@ def encode(kind: Kind, request: int, body: bytes = b"") -> bytes:
 
 def encode_question(question: Question) -> bytes:
     """The body of an ASK."""
-    return _QUESTION.pack(question.administrator, question.frame_limit) + question.task
+    resume = question.resume
+    head = _QUESTION.pack(question.administrator, question.frame_limit, len(resume))
+    return head + resume + question.task
 
 
 def decode_question(body: bytes) -> Question:
     """The question in an ASK's body. Raises: LinkError."""
     if len(body) < _QUESTION.size:
         raise LinkError(f"question of {len(body)} bytes")
-    administrator, frame_limit = _QUESTION.unpack_from(body)
-    return Question(bool(administrator), frame_limit, body[_QUESTION.size :])
+    administrator, frame_limit, length = _QUESTION.unpack_from(body)
+    task = _QUESTION.size + length
+    if task > len(body):
+        raise LinkError(f"question of {len(body)} bytes")
+    return Question(bool(administrator), frame_limit, body[task:], body[_QUESTION.size : task])
+
+
+def encode_live(resume: bytes, frame: bytes) -> bytes:
+    """The body of a LIVE; `resume` has at most MAX_RESUME_BYTES."""
+    return _RESUME.pack(len(resume)) + resume + frame
+
+
+def decode_live(body: bytes) -> tuple[bytes, bytes]:
+    """(resume, frame) of a LIVE's body. Raises: LinkError."""
+    length = body[0] if body else len(body)
+    if length >= len(body) or length > MAX_RESUME_BYTES:
+        raise LinkError(f"live message of {len(body)} bytes")
+    return body[1 : length + 1], body[length + 1 :]
 
 
 def encode_hello(hello: Hello) -> bytes:

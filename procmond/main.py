@@ -29,6 +29,8 @@ from procmond.collect.settings import CollectorSettings
 from procmond.config import ProcmondConfig
 from procmond.confine.groups import reserve_process_group
 from procmond.confine.roles import confine_supervisor
+from procmond.events.choice import Opened, open_sources
+from procmond.events.connector import split_connector
 from procmond.front.settings import FrontSettings
 from procmond.supervisor import Supervisor
 
@@ -65,12 +67,15 @@ def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
     for warning in access.warnings:
         _log.warning("name_missing", detail=warning)
     with ExitStack() as stack:
-        listener = inherited(listen_fds())
+        connector, passed = split_connector(listen_fds())
+        listener = inherited(passed)
         if listener is None:
             own = stack.enter_context(Listener(settings.socket, access.socket_gid))
             assert own.sock is not None  # noqa: S101 - entered, so it is open
             listener = own.sock
-        return supervise(listener, resolved, access, lambda: _reload(arguments))
+        opened = open_sources(settings.event_source, connector)
+        stack.callback(opened.close)
+        return supervise(listener, resolved, access, lambda: _reload(arguments), opened=opened)
 
 
 def supervise(
@@ -79,11 +84,13 @@ def supervise(
     access: Access,
     reload: Callable[[], FrontSettings | None],
     when_confined: Callable[[], None] = lambda: None,
+    opened: Opened | None = None,
 ) -> int:
     """Give up what is not needed, then run until told to end; the exit status.
 
-    `reload` reads the configuration again. `when_confined` is called in each of the three processes once its
-    rights are gone. Raises: ConfinementError when this process must confine itself and cannot.
+    `opened` are the event sources, by default polling alone. `reload` reads the configuration again.
+    `when_confined` is called in each of the three processes once its rights are gone. Raises:
+    ConfinementError when this process must confine itself and cannot.
     """
     settings = resolved.value
     raise_descriptor_limit()
@@ -110,6 +117,7 @@ def supervise(
         listener,
         msgspec.structs.replace(front_settings(settings, access), supervisor=confinement),
         told,
+        opened or Opened(),
         Children(rights, loops, when_confined),
         reload,
         notifier,

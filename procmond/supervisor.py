@@ -26,6 +26,7 @@ from common.service import Notifier, watchdog_interval
 from procmond import control
 from procmond.children import Children
 from procmond.collect.settings import CollectorSettings
+from procmond.events.choice import Opened
 from procmond.front.settings import FrontSettings
 from procmond.pulse import LOOK_INTERVAL_S
 from procmond.selfcheck import CHECKS_PER_WATCHDOG, DEFAULT_INTERVAL_S, SelfCheck
@@ -67,14 +68,19 @@ class Supervisor:
         listener: socket.socket,
         front: FrontSettings,
         collector: CollectorSettings,
+        opened: Opened,
         bodies: Children,
         reload: Callable[[], FrontSettings | None],
         notifier: Notifier,
     ) -> None:
-        """`reload` reads the configuration again for SIGHUP; None when it is no good, which it logged."""
+        """`opened` is kept over all collectors, so that what one had not taken the next one gets.
+
+        `reload` reads the configuration again for SIGHUP; None when it is no good, which it logged.
+        """
         self._listener = listener
         self._front_settings = front
         self._collector_settings = collector
+        self._opened = opened
         self._bodies = bodies
         self._reload = reload
         self._notifier = notifier
@@ -190,6 +196,7 @@ class Supervisor:
 
         def body() -> None:
             ours.close()
+            self._opened.close()
             self._bodies.front(self._listener, theirs, self._front_settings)
 
         self._fork("front", body)
@@ -208,7 +215,7 @@ class Supervisor:
             self._listener.close()
             if self._control is not None:
                 self._control.close()
-            self._bodies.collector(theirs, self._collector_settings, pulse, withheld)
+            self._bodies.collector(theirs, self._collector_settings, pulse, withheld, self._opened)
 
         self._fork("collector", body)
         theirs.close()

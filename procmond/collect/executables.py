@@ -259,13 +259,18 @@ def _facts(
         owner_gid=status.st_gid,
         device=status.st_dev,
         inode=status.st_ino,
-        modified_ns=status.st_mtime_ns,
-        changed_ns=status.st_ctime_ns,
+        modified_ns=_nanoseconds(status.st_mtime_ns),
+        changed_ns=_nanoseconds(status.st_ctime_ns),
         file_capabilities=capabilities,
         running_pids=running_pids,
         on_disk_mismatch=on_disk_mismatch,
         error_message=trouble,
     )
+
+
+def _nanoseconds(moment: int) -> int:
+    """The nearest the schema holds: the owner of a file may set seconds of 64 bits."""
+    return min(max(moment, -(2**63)), 2**63 - 1)
 
 
 def _capabilities(image: Descriptor) -> tuple[str, str]:

@@ -14,9 +14,11 @@ from common.messages import DetectionResult, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
 from procmond.collect.guard import Guard
+from procmond.collect.live import monitor_live
 from procmond.collect.request import Request
 from procmond.collect.sighting import FileIdentity
-from procmond.collect.sweep import Slicer, Tools, enumerate_processes
+from procmond.collect.slices import Slicer
+from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
 from procmond.pulse import Stage
 
@@ -75,9 +77,18 @@ async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:
     return found
 
 
+async def monitor(request: Request, tools: Tools) -> bytes:
+    """Answer MONITOR_PROCESS_TREE, once or for as long as the client listens. Raises: InvalidTask,
+    TooLarge."""
+    options = request.task.options
+    if options is not None and options.live:
+        await monitor_live(request, tools)
+    return await monitor_tree(request, tools)
+
+
 TABLE: Final[dict[int, Handler]] = {
     TaskType.ENUMERATE_PROCESSES: enumerate_processes,
     TaskType.CHECK_PROCESS_HASH: check_hash,
     TaskType.VERIFY_EXECUTABLE: check_hash,
-    TaskType.MONITOR_PROCESS_TREE: monitor_tree,
+    TaskType.MONITOR_PROCESS_TREE: monitor,
 }

@@ -78,6 +78,13 @@ class SweepHashes:
 _WITHOUT: Final = {state: HashOutcome(state) for state in HashState}
 
 
+def further_digests(outcome: HashOutcome, algorithms: Algorithms) -> bytes:
+    """The encoded digests beyond sha256, those of `algorithms`, where there are any."""
+    wanted = {digest.algorithm: digest.value for digest in outcome.digests if digest.algorithm in algorithms}
+    wanted.pop(DEFAULT_ALGORITHM, None)
+    return encode_hash_facts(wanted)
+
+
 @functools.lru_cache(maxsize=_FRAGMENTS)
 def fragment(outcome: HashOutcome, full: bool) -> bytes:
     """The encoded hash fields of a ProcessRecord, to be appended to its payload.

@@ -28,6 +28,8 @@ class Mount(NamedTuple):
     number: int
     place: bytes
     kind: str
+    device: tuple[int, int] = (0, 0)
+    """The kernel's s_dev, major and minor; of btrfs and overlayfs not what stat reports."""
 
     @property
     def remote(self) -> bool:
@@ -43,8 +45,14 @@ def parse_mountinfo(raw: bytes) -> list[Mount]:
         fields = left.split(b" ")
         if len(fields) > 4 and fields[0].isdigit():
             kind = right.partition(b" ")[0].decode("ascii", "replace")
-            mounts.append(Mount(int(fields[0]), _unescaped(fields[4]), kind))
+            device = _numbers(fields[2])
+            mounts.append(Mount(int(fields[0]), _unescaped(fields[4]), kind, device))
     return mounts
+
+
+def _numbers(device: bytes) -> tuple[int, int]:
+    major, _, minor = device.partition(b":")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
 
 def _unescaped(place: bytes) -> bytes:

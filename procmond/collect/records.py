@@ -6,11 +6,12 @@ This is the server's hot path, so facts go into the generated class without a va
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypedDict, Unpack
 
-from common.messages import HashState, ProcessStatus, Provenance
+from common.messages import HashState, ProcessEventKind, ProcessStatus, Provenance
 from common.pb import ipc_pb2 as pb
+from procmond.collect.procfs_parse import MalformedProc
 
 
 class Facts(TypedDict, total=False):
@@ -56,6 +57,22 @@ class Facts(TypedDict, total=False):
     redacted: bool
     provenance: Provenance
     script_path: str
+    invoked_path: str
+    reparented: bool | None
+
+
+def varint(number: int) -> bytes:
+    """A protobuf varint of a number that is not negative."""
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def encode_record(
@@ -67,8 +84,14 @@ def encode_record(
 
     `missing` maps names of fields that could not be obtained to the reason (`denied`, `cut`, ...), which
     becomes their FieldProvenance; `environment` maps variable names to values.
+
+    Raises:
+        MalformedProc: a fact has a value that its field cannot hold.
     """
-    record = pb.ProcessRecord(**facts)  # type: ignore[arg-type]  # our enums are ints to protobuf, not its own
+    try:
+        record = pb.ProcessRecord(**facts)  # type: ignore[arg-type]  # our enums are ints to protobuf
+    except ValueError:
+        raise MalformedProc("record") from None
     if missing:
         numbers = pb.ProcessRecord.DESCRIPTOR.fields_by_name
         for field, reason in missing.items():
@@ -115,9 +138,79 @@ def encode_moment(cpu_usage: float, collection_time: bytes) -> bytes:
 
 def encode_time(milliseconds: int) -> bytes:
     """Encode collection_time, Unix milliseconds, not negative."""
-    out = bytearray(_COLLECTION_TIME_TAG)
-    while milliseconds > 0x7F:
-        out.append(milliseconds & 0x7F | 0x80)
-        milliseconds >>= 7
-    out.append(milliseconds)
-    return bytes(out)
+    return _COLLECTION_TIME_TAG + varint(milliseconds)
+
+
+class EventFacts(TypedDict, total=False):
+    """The fields of ProcessEvent that only some kinds have, by their schema names; None leaves one unset."""
+
+    parent_pid: int | None
+    parent_start_ticks: int | None
+    exit_code: int | None
+    exit_signal: int | None
+    run_time_ns: int | None
+
+
+_EVENTS_TAG: Final = varint(105 << 3 | 2)  # DetectionResult.events, length-delimited
+_SEQUENCE_TAG: Final = bytes([2 << 3])
+_PROCESS_TAG: Final = bytes([7 << 3 | 2])
+_EXCEPTIONS_TAG: Final = varint(129 << 3 | 2)
+
+
+def encode_event(
+    kind: ProcessEventKind,
+    boot_ns: int,
+    wall_ms: int,
+    key: tuple[int, int],
+    record: bytes,
+    **facts: Unpack[EventFacts],
+) -> bytes:
+    """Encode a ProcessEvent without its sequence. `key` is (pid, start_ticks), `record` a ProcessRecord."""
+    event = pb.ProcessEvent(
+        kind=kind,  # type: ignore[arg-type]  # our enums are ints to protobuf
+        boot_time_ns=boot_ns,
+        wall_time_ms=wall_ms,
+        pid=key[0],
+        start_ticks=key[1],
+        **facts,
+    )
+    return event.SerializeToString() + embed_record(record)
+
+
+def encode_place(key: tuple[int, int], parent: tuple[int, int] | None, *, reparented: bool | None) -> bytes:
+    """The part of a ProcessRecord that says which process it is, and under whom."""
+    ppid, parent_start_ticks = parent or (None, None)
+    record = pb.ProcessRecord(
+        pid=key[0],
+        ppid=ppid,
+        start_ticks=key[1],
+        parent_start_ticks=parent_start_ticks,
+        reparented=reparented,
+    )
+    return record.SerializeToString()
+
+
+def embed_record(record: bytes) -> bytes:
+    """A ProcessRecord, or a part of one, as it stands in a ProcessEvent: several merge."""
+    return _PROCESS_TAG + varint(len(record)) + record
+
+
+def encode_sequence(number: int) -> bytes:
+    """What is appended to an encoded event once its number is known."""
+    return _SEQUENCE_TAG + varint(number)
+
+
+def join_events(events: Iterable[bytes]) -> bytes:
+    """Encoded events as they stand in a DetectionResult."""
+    pieces: list[bytes] = []
+    for event in events:
+        pieces += (_EVENTS_TAG, varint(len(event)), event)
+    return b"".join(pieces)
+
+
+def encode_exception(field: str, provenance: Provenance, reason: str = "") -> bytes:
+    """The part of a ProcessRecord that says where one fact comes from; callers keep what is constant."""
+    number = pb.ProcessRecord.DESCRIPTOR.fields_by_name[field].number
+    exception = pb.FieldProvenance(field=number, provenance=provenance, reason=reason)  # type: ignore[arg-type]  # an int to protobuf
+    raw = exception.SerializeToString()
+    return _EXCEPTIONS_TAG + varint(len(raw)) + raw

@@ -9,6 +9,7 @@ from typing import Final
 from common import codec
 from common.errors import TaskError
 from common.messages import CollectionSummary, DetectionResult, DetectionTask, ErrorCode
+from procmond import link
 from procmond.collect.tally import Tally
 from procmond.link import INITIAL_CREDIT, Kind
 
@@ -26,12 +27,15 @@ class Request:
         administrator: bool,
         frame_limit: int,
         write: Callable[[Kind, int, bytes], None],
+        resume: bytes = b"",
     ) -> None:
+        """`resume` is what a lost collector said last of this live answer."""
         self.number = number
         self.task = task
         self.administrator = administrator
         self.frame_limit = frame_limit
         """Bytes a frame may have."""
+        self.resume = resume
         self.tally = Tally()
         self._write = write
         self._credit = INITIAL_CREDIT
@@ -41,6 +45,11 @@ class Request:
         """Send a frame that others follow, when there is credit for it."""
         await self._spend()
         self._write(Kind.PART, self.number, body + _SUCCESS)
+
+    async def live(self, body: bytes, resume: Callable[[], bytes]) -> None:
+        """Send a frame of an answer without an end, when there is credit for it; `resume` is asked then."""
+        await self._spend()
+        self._write(Kind.LIVE, self.number, link.encode_live(resume(), body))
 
     async def last(self, body: bytes, summary: CollectionSummary) -> None:
         """Send the last frame of a complete answer, when there is credit for it."""

@@ -10,6 +10,8 @@ import socket
 import time
 from typing import cast
 
+import msgspec
+
 from common import codec
 from common.errors import TaskError
 from common.logs import get_logger
@@ -20,11 +22,15 @@ from procmond.collect.choice import choose
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.guard import Guard
 from procmond.collect.lanes import make_lanes
+from procmond.collect.procfs import ProcfsCollector
+from procmond.collect.redaction import redact
 from procmond.collect.request import Request
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sweep import Tools
 from procmond.confinement import Confinement
-from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
+from procmond.events.choice import Opened
+from procmond.events.feed import Equipment, Feed
+from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, SourceReport
 
 _log = get_logger("procmond.collect")
 
@@ -56,8 +62,11 @@ class _Line(asyncio.Protocol):
 class CollectorService:
     """The questions under way, and what they are answered with."""
 
-    def __init__(self, settings: CollectorSettings, guard: Guard, confinement: Confinement) -> None:
+    def __init__(
+        self, settings: CollectorSettings, guard: Guard, confinement: Confinement, opened: Opened
+    ) -> None:
         collector, limitations = choose(settings, guard, confinement.capabilities)
+        redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
             boot_id=collector.boot_id(),
@@ -74,7 +83,26 @@ class CollectorService:
             cache_entries=settings.hash_cache_entries,
             memory_device=settings.memory_device,
         )
-        self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s)
+        equipment = Equipment(
+            opened=opened,
+            engine=self._engine,
+            max_file_bytes=settings.hash_max_file_bytes,
+            memory_device=settings.memory_device,
+            looker=ProcfsCollector(
+                redact_arguments,
+                boot_time=settings.boot_time,
+                guard=guard,
+                environment_names=frozenset(settings.environment_variables),
+                held_descriptors=0,
+            ),
+            sweeper=collector,
+            guard=guard,
+            boot_time=settings.boot_time,
+            redact=redact_arguments,
+            environment_names=frozenset(settings.environment_variables),
+        )
+        self._feed = Feed(equipment, self._report)
+        self._tools = Tools(collector, self._engine, guard, settings.hash_budget_s, self._feed)
         # Made before the transport: uvloop may deliver bytes before create_connection returns.
         self._line = _Line(self, settings.max_frame_size)
         self._open: dict[int, tuple[Request, asyncio.Task[None]]] = {}
@@ -87,8 +115,10 @@ class CollectorService:
         async with asyncio.TaskGroup() as group:
             self._group = group
             await loop.create_connection(lambda: self._line, sock=sock)
-            self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
+            self._report(self._feed.now)
+            watching = group.create_task(self._feed.run(), name="watch")
             await self.stop.wait()
+            watching.cancel()
             for _, running in self._open.values():
                 running.cancel()
         await self._engine.close()
@@ -107,6 +137,10 @@ class CollectorService:
         elif message.kind is Kind.CANCEL:
             running.cancel()
 
+    def _report(self, events: SourceReport) -> None:
+        self._hello = msgspec.structs.replace(self._hello, events=events)
+        self._line.write(Kind.HELLO, 0, link.encode_hello(self._hello))
+
     def _ask(self, message: LinkMessage) -> None:
         question = link.decode_question(message.body)
         request = Request(
@@ -115,6 +149,7 @@ class CollectorService:
             administrator=question.administrator,
             frame_limit=question.frame_limit,
             write=self._line.write,
+            resume=question.resume,
         )
         began_ns = time.monotonic_ns()
         running = self._group.create_task(self._answer(request, began_ns), name=f"request-{request.number}")
@@ -141,7 +176,11 @@ class CollectorService:
 
 
 async def serve(
-    line: socket.socket, settings: CollectorSettings, guard: Guard, confinement: Confinement
+    line: socket.socket,
+    settings: CollectorSettings,
+    guard: Guard,
+    confinement: Confinement,
+    opened: Opened,
 ) -> None:
-    """Be the collector until the line ends."""
-    await CollectorService(settings, guard, confinement).serve(line)
+    """Be the collector until the line ends; `opened` are the event sources it may read."""
+    await CollectorService(settings, guard, confinement, opened).serve(line)

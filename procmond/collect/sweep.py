@@ -18,12 +18,13 @@ from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
 from procmond.collect.lanes import HashLanes
+from procmond.collect.records import varint
 from procmond.collect.request import Request
 from procmond.collect.sighting import Collector, Sighting, Wanted
+from procmond.collect.slices import Slicer
 from procmond.collect.tally import Tally
+from procmond.events.feed import Feed
 
-SLICE_S: Final = 0.005
-"""Seconds a sweep works before others get their turn: a tenth of what fairness may cost them."""
 _PROCESSES_TAG: Final = bytes([4 << 3 | 2])  # DetectionResult.processes, length-delimited
 _RECORD_OVERHEAD: Final = 6
 """Bytes of tag and length before each record, at most."""
@@ -39,20 +40,7 @@ class Tools(NamedTuple):
     engine: HashLanes
     guard: Guard
     hash_budget_s: float
-
-
-class Slicer:
-    """Gives other work its turn now and then."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + SLICE_S
-
-    async def breathe(self) -> None:
-        """Return at once while the slice lasts."""
-        if self._loop.time() >= self._until:
-            await asyncio.sleep(0)
-            self._until = self._loop.time() + SLICE_S
+    feed: Feed
 
 
 class RecordWriter:
@@ -125,7 +113,7 @@ class RecordWriter:
             outcome = outcome_of(sighting)
             image(sighting.image or sighting.pid, outcome.state)
             record = sighting.payload + fragment(outcome, full)
-            pieces += (_PROCESSES_TAG, _length(len(record)), record)
+            pieces += (_PROCESSES_TAG, varint(len(record)), record)
         self._batch.clear()
         self._size = 0
         return b"".join(pieces)
@@ -155,12 +143,3 @@ async def enumerate_processes(request: Request, tools: Tools) -> bytes:
     except asyncio.CancelledError:
         writer.abandon()
         raise
-
-
-def _length(number: int) -> bytes:
-    """A protobuf varint."""
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))

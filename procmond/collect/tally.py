@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from common.messages import CollectionSummary, HashState, Loss
+from common.messages import CollectionSummary, HashState, Loss, ProcessEventKind
 from procmond.collect.sighting import FileIdentity
 
 
@@ -16,7 +16,9 @@ class Tally:
         self.returned = 0
         self.vanished = 0
         self.inaccessible = 0
-        self.losses: Counter[str] = Counter()
+        self.losses: Counter[tuple[str, ProcessEventKind]] = Counter()
+        """By reason and kind; UNSPECIFIED where the kind says nothing."""
+        self.events_delivered = 0
         self._states: dict[FileIdentity | int, HashState] = {}
 
     def image(self, key: FileIdentity | int, state: HashState) -> None:
@@ -38,5 +40,10 @@ class Tally:
             executables_unhashed=len(states) - hashed - pending - without,
             duration_us=duration_us,
             boot_time=boot_time,
-            losses=tuple(Loss(reason=reason, count=count) for reason, count in sorted(self.losses.items())),
+            events_delivered=self.events_delivered,
+            events_lost=self.losses.total(),
+            losses=tuple(
+                Loss(reason=reason, count=count, kind=kind)
+                for (reason, kind), count in sorted(self.losses.items())
+            ),
         )

@@ -9,13 +9,13 @@ import os
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from common.errors import Unsupported
 from common.messages import ProcessFilter
 from procmond.collect.filters import compile_filter
 from procmond.collect.handles import read_file
 from procmond.collect.procfs_parse import MalformedProc, parse_stat
 from procmond.collect.request import Request
-from procmond.collect.sweep import RecordWriter, Slicer, Tools, wanted_by
+from procmond.collect.slices import Slicer
+from procmond.collect.sweep import RecordWriter, Tools, wanted_by
 
 
 class Link(NamedTuple):
@@ -71,13 +71,8 @@ async def read_links() -> dict[int, Link]:
 
 
 async def monitor_tree(request: Request, tools: Tools) -> bytes:
-    """Answer MONITOR_PROCESS_TREE without `live`; the last frame's records.
-
-    Raises: Unsupported for `live`; InvalidTask, TooLarge.
-    """
+    """Answer MONITOR_PROCESS_TREE without `live`; the last frame's records. Raises: InvalidTask, TooLarge."""
     task, tally = request.task, request.tally
-    if task.options is not None and task.options.live:
-        raise Unsupported("options.live: this version has no live events; ask again without it")
     wanted = task.process_filter or ProcessFilter()
     chosen = compile_filter(
         ProcessFilter(process_names=wanted.process_names, executable_pattern=wanted.executable_pattern)

@@ -38,6 +38,8 @@ _AF_UNIX, _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF = 1, 1, 7, 8
 _SOCK_STREAM_OR_SEQPACKET: Final = (1, 5)
 _SOCK_CLOEXEC_NONBLOCK: Final = (0, 0o2000000, 0o4000, 0o2004000)
 
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+
 _PROT_READ_WRITE: Final = 0b011  # PROT_EXEC would be 0b100
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 15, 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
@@ -270,7 +272,14 @@ def front_rules(own_pid: int) -> tuple[Rule, ...]:
 
 def collector_rules(own_pid: int, machine: Machine) -> tuple[Rule, ...]:
     """The collector: reads /proc and executables, answers the front. Changes nothing."""
-    return merge(_interpreter(own_pid), _sockets(), _reading(machine), _children())
+    falling_back = (
+        Rule(
+            "setsockopt",
+            "the process connector in reserve, when eBPF fails: joins a group of a netlink socket it has",
+            ((OneOf(1, (_SOL_NETLINK,)), OneOf(2, (_NETLINK_ADD_MEMBERSHIP,))),),
+        ),
+    )
+    return merge(_interpreter(own_pid), _sockets(), _reading(machine), _children(), falling_back)
 
 
 def supervisor_rules(

@@ -22,13 +22,14 @@ from common.messages import (
     Loss,
     MonitoringDomain,
     Permission,
+    ProcessEventKind,
     TaskType,
 )
 from procmond.front import dispatch
 from procmond.front.admission import Admission
 from procmond.front.relay import Relay
 from procmond.front.settings import FrontSettings
-from procmond.link import Hello
+from procmond.link import Hello, SourceReport
 
 OWN_FIELDS_BYTES: Final = 256
 """Room left in a frame for task_id (3 + 128), sequence (7), more (3) and nothing else."""
@@ -76,19 +77,21 @@ def capabilities(
 ) -> DetectionResult:
     """What this server can do for this peer, and in the summary what it refused and lost since it started."""
     hello = relay.hello
+    events = hello.events if hello else SourceReport()
+    source = EventSource(events.source)
     settings = admission.settings
     response = CapabilityResponse(
         negotiation_success=True,
         capabilities=CollectionCapabilities(
             supported_domains=(MonitoringDomain.PROCESS,),
-            advanced=AdvancedCapabilities(system_wide=True),
+            advanced=_advanced(source),
         ),
         server_version=__version__,
         protocol_version=limits.PROTOCOL_VERSION,
         task_types=dispatch.answered(),
         digests=hello.digests if hello else (),
-        event_source=EventSource.UNSPECIFIED,
-        event_source_reason="this version has no live events",
+        event_source=source,
+        event_source_reason=_reason(events),
         max_frame_size=settings.max_frame_size,
         max_tasks_in_flight=settings.max_tasks_per_connection,
         retained_capabilities=_retained(settings, hello),
@@ -106,7 +109,15 @@ def capabilities(
         capability_response=response,
         boot_id=hello.boot_id if hello else "",
         summary=CollectionSummary(
-            losses=tuple(Loss(reason=reason, count=count) for reason, count in sorted(losses.items())),
+            losses=(
+                *(Loss(reason=reason, count=count) for reason, count in sorted(losses.items())),
+                *(
+                    Loss(reason=reason, count=count, kind=ProcessEventKind(kind))
+                    for reason, kind, count in events.losses
+                ),
+            ),
+            events_delivered=events.delivered,
+            events_lost=sum(count for _, _, count in events.losses),
             boot_time=hello.boot_time if hello else 0,
         ),
     )
@@ -117,6 +128,24 @@ def _retained(settings: FrontSettings, hello: Hello | None) -> tuple[str, ...]:
     of_collector = hello.retained_capabilities if hello else ()
     kept = (*settings.supervisor.capabilities, *settings.front.capabilities, *of_collector)
     return tuple(sorted(set(kept)))
+
+
+def _reason(events: SourceReport) -> str:
+    """Why there is no better source, and what this one and its subscribers lost."""
+    parts = [events.reason] if events.reason else []
+    if events.losses:
+        named = (
+            f"{count} {ProcessEventKind(kind).name.lower()} ({reason})"
+            for reason, kind, count in events.losses
+        )
+        parts.append(f"events lost since this collector began: {', '.join(named)}")
+    return "; ".join(parts)
+
+
+def _advanced(source: EventSource) -> AdvancedCapabilities:
+    """What live events are good for: only the kernel tells of everything, and as it happens."""
+    from_kernel = source in (EventSource.EBPF, EventSource.PROCESS_CONNECTOR)
+    return AdvancedCapabilities(kernel_level=from_kernel, realtime=from_kernel, system_wide=True)
 
 
 def _sentence(error: TaskError) -> str:

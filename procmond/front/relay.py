@@ -1,7 +1,8 @@
 """The front's end of the line to the collector. One rule: answers pass through as bytes, never decoded.
 
 A lost collector costs no connection: questions of which nothing was sent yet are asked again once when the
-next collector comes, others fail with INTERNAL.
+next collector comes, others fail with INTERNAL. Live ones are always asked again, with what the lost
+collector said about how far it got; the next one says what is missing and goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Final, cast
 from common import limits
 from common.errors import Busy, InternalError, PeerError
 from procmond import link
-from procmond.link import Hello, Kind, LinkDecoder, LinkMessage
+from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, Question
 
 _REQUEST_IDS: Final = link.MAX_REQUEST
+_NOT_LAST: Final = frozenset({Kind.PART, Kind.LIVE})
 _CANCEL_GRACE_S: Final = 1.0
 """Seconds a collector has to end a cancelled question with its summary; then it is answered without one."""
 
@@ -30,12 +32,13 @@ way to a collector that hangs: without a bound, peers that come and go would fil
 class Exchange:
     """One open question: frames come in, credit goes out."""
 
-    def __init__(self, relay: Relay, request: int, question: bytes) -> None:
+    def __init__(self, relay: Relay, request: int, question: Question, *, live: bool) -> None:
         self._relay = relay
         self.request = request
         self.question = question
+        self._live = live
         self.forwarded = False
-        """Whether any frame was handed on: then it cannot be asked again."""
+        """Whether any frame was handed on: then it cannot be asked again, unless it is live."""
         self.final = False
         """Whether it must not be asked again: it was already, or nobody wants the answer any more."""
         self._frames: deque[LinkMessage] = deque()
@@ -73,14 +76,23 @@ class Exchange:
         self._relay.forget(self)
 
     def receive(self, message: LinkMessage) -> None:
-        """The relay's: a frame of this question came."""
+        """The relay's: a frame of this question came. Raises: LinkError."""
+        if message.kind is Kind.LIVE:
+            resume, frame = link.decode_live(message.body)
+            self.question = self.question._replace(resume=resume)
+            message = LinkMessage(Kind.PART, message.request, frame)
         self._frames.append(message)
         self._wake()
 
-    def restart(self) -> None:
-        """The relay's: it is asked again, so what came and was not handed on is void."""
-        self.final = True
-        self._frames.clear()
+    def restart(self) -> bool:
+        """The relay's: its collector is lost. Whether it can be asked again; of a live answer what came
+        stands, of any other what was not handed on is void."""
+        if self.final or (self.forwarded and not self._live):
+            return False
+        if not self._live:
+            self.final = True
+            self._frames.clear()
+        return True
 
     def fail(self, error: InternalError) -> None:
         """The relay's: no further frame will come."""
@@ -164,10 +176,12 @@ class Relay:
             self.losses["collector_backlog"] += 1
             raise Busy("the collector does not keep up with what it is asked; try again")
 
-    def ask(self, question: bytes) -> Exchange:
-        """Put an encoded question; its frames come from the Exchange, which the caller closes."""
+    def ask(self, question: Question, *, live: bool = False) -> Exchange:
+        """Put a question; its frames come from the Exchange, which the caller closes. `live`: the answer has
+        no end, and goes on with the next collector.
+        """
         request = next(self._numbers) % _REQUEST_IDS
-        exchange = self._open[request] = Exchange(self, request, question)
+        exchange = self._open[request] = Exchange(self, request, question, live=live)
         self._ask(exchange)
         return exchange
 
@@ -191,7 +205,7 @@ class Relay:
             self._write(Kind.CANCEL, exchange.request)
 
     def received(self, line: _Line, message: LinkMessage) -> None:
-        """The line's: a message came."""
+        """The line's: a message came. Raises: LinkError."""
         if message.kind is Kind.HELLO:
             self.hello = link.decode_hello(message.body)
             self._on_hello(self.hello)
@@ -199,7 +213,7 @@ class Relay:
         exchange = self._open.get(message.request)
         if exchange is None or line is not self._line:
             return  # of a question that was closed meanwhile
-        if message.kind is not Kind.PART:
+        if message.kind not in _NOT_LAST:
             del self._open[message.request]
         exchange.receive(message)
 
@@ -212,18 +226,17 @@ class Relay:
         for exchange in list(self._open.values()):
             if exchange in self._waiting:
                 continue
-            if exchange.forwarded or exchange.final:
+            if exchange.restart():
+                self._waiting.append(exchange)
+            else:
                 del self._open[exchange.request]
                 exchange.fail(InternalError(f"the collector was lost in this answer ({reason}); ask again"))
-            else:
-                exchange.restart()
-                self._waiting.append(exchange)
 
     def _ask(self, exchange: Exchange) -> None:
         if self._line is None:
             self._waiting.append(exchange)
         else:
-            self._write(Kind.ASK, exchange.request, exchange.question)
+            self._write(Kind.ASK, exchange.request, link.encode_question(exchange.question))
 
     def _give_up(self, exchange: Exchange) -> None:
         if self._open.pop(exchange.request, None) is not None:

@@ -16,7 +16,7 @@ from common.credentials import PeerCredentials, peer_credentials, peer_groups
 from common.errors import Busy, Denied, ShuttingDown
 from common.framing import encode_frame
 from common.logs import get_logger
-from common.messages import Permission
+from common.messages import EventSource, Permission
 from procmond import control
 from procmond.front import answers
 from procmond.front.admission import Admission
@@ -48,6 +48,8 @@ class Front:
         self._relay = Relay(settings.max_frame_size, self._hello)
         self._sessions: set[Session] = set()
         self._ended = 0
+        self._said: tuple[object, ...] = ()
+        """What is known of the collector in the log."""
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:
@@ -167,7 +169,17 @@ class Front:
             self._stop.set()
 
     def _hello(self, hello: Hello) -> None:
-        _log.info("collector_ready", collector=hello.collector)
+        events = hello.events
+        said = (hello.collector, events.source, events.reason)
+        if said != self._said:  # a greeting comes again whenever an account in it has changed
+            self._said = said
+            source = EventSource(events.source).name.lower()
+            _log.info(
+                "collector_ready",
+                collector=hello.collector,
+                event_source=source,
+                event_source_reason=events.reason,
+            )
         if hello.limitations != self._limitations:  # not again for each collector that replaces another
             self._limitations = hello.limitations
             _log.warning("view_limited", limitations=list(hello.limitations))

@@ -36,7 +36,7 @@ from procmond.front import answers, dispatch
 from procmond.front.admission import Admission
 from procmond.front.dispatch import Handler
 from procmond.front.relay import Exchange, Relay
-from procmond.link import Kind, Question, encode_question
+from procmond.link import Kind, Question
 
 _MAX_CANCELS: Final = limits.MAX_TASKS_PER_CONNECTION
 """CANCEL_TASKs waiting for their targets on one connection; they are exempt from the other limits."""
@@ -189,7 +189,7 @@ class Session:
             self._settings.max_frame_size - answers.OWN_FIELDS_BYTES,
             codec.encode_task(task),
         )
-        exchange = flight.exchange = self._relay.ask(encode_question(question))
+        exchange = flight.exchange = self._relay.ask(question, live=_is_live(task))
         if flight.ended_by is not None:  # told to stop before this ran
             exchange.cancel()
         sequence = 0
@@ -226,7 +226,7 @@ class Session:
     def _deadline(self, task: DetectionTask, received: float) -> float | None:
         if task.deadline_ms:
             return received + task.deadline_ms / 1000
-        if task.options is not None and task.options.live:
+        if _is_live(task):
             return None
         return received + self._settings.task_deadline_s
 
@@ -251,3 +251,7 @@ class Session:
 
     async def _say(self, result: DetectionResult) -> None:
         await self._channel.send(codec.encode_result(result))
+
+
+def _is_live(task: DetectionTask) -> bool:
+    return task.options is not None and task.options.live

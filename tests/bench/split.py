@@ -24,6 +24,7 @@ from procmond.link import Kind
 from tests.bench.measure import Figure, Report, alternate
 from tests.bench.population import population
 from tests.support.daemons import Procmond
+from tests.support.feeds import make_feed
 
 _TASK = new_enumerate_task("split", stream=True)
 
@@ -58,7 +59,8 @@ def measure(processes: int, rounds: int) -> list[Report]:
                 memory_device=find_memory_device(),
             )
 
-        tools = Tools(collector, runner.run(make_engine()), Guard(), 5.0)
+        engine = runner.run(make_engine())
+        tools = Tools(collector, engine, Guard(), 5.0, make_feed(engine))
 
         def sweep() -> None:
             for _ in collector.sweep(Wanted(), None):

@@ -53,7 +53,7 @@ def test_a_body_of_the_bound_passes_and_one_byte_more_is_refused_from_its_header
     assert (caught.value.length, caught.value.limit) == (31, 30)
 
 
-@pytest.mark.parametrize("kind", [0, 8, 255])
+@pytest.mark.parametrize("kind", [0, 9, 255])
 def test_a_kind_nobody_knows_is_refused(kind: int) -> None:
     data = bytearray(link.encode(Kind.ASK, 1))
     data[4] = kind
@@ -61,16 +61,40 @@ def test_a_kind_nobody_knows_is_refused(kind: int) -> None:
         LinkDecoder(30).feed(bytes(data))
 
 
-@given(administrator=st.booleans(), frame_limit=st.integers(0, 2**32 - 1), task=st.binary(max_size=40))
-def test_a_question_arrives_as_it_was_asked(administrator: bool, frame_limit: int, task: bytes) -> None:
-    question = Question(administrator, frame_limit, task)
+@given(
+    administrator=st.booleans(),
+    frame_limit=st.integers(0, 2**32 - 1),
+    task=st.binary(max_size=40),
+    resume=st.binary(max_size=link.MAX_RESUME_BYTES),
+)
+def test_a_question_arrives_as_it_was_asked(
+    administrator: bool, frame_limit: int, task: bytes, resume: bytes
+) -> None:
+    question = Question(administrator, frame_limit, task, resume)
     assert link.decode_question(link.encode_question(question)) == question
 
 
-@pytest.mark.parametrize("length", range(5))
+@pytest.mark.parametrize("length", range(6))
 def test_a_question_cut_short_is_refused(length: int) -> None:
     with pytest.raises(LinkError, match=f"question of {length} bytes"):
         link.decode_question(bytes(length))
+
+
+def test_a_question_whose_resume_is_cut_short_is_refused() -> None:
+    body = link.encode_question(Question(True, 1, b"", b"resume"))
+    with pytest.raises(LinkError):
+        link.decode_question(body[:-1])
+
+
+@given(resume=st.binary(max_size=link.MAX_RESUME_BYTES), frame=st.binary(max_size=40))
+def test_a_live_frame_arrives_beside_how_far_it_got(resume: bytes, frame: bytes) -> None:
+    assert link.decode_live(link.encode_live(resume, frame)) == (resume, frame)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x03ab", b"\xff" + bytes(300)], ids=["empty", "cut", "too long"])
+def test_a_live_message_that_is_none_is_refused(body: bytes) -> None:
+    with pytest.raises(LinkError, match="live message"):
+        link.decode_live(body)
 
 
 def test_a_greeting_arrives_as_it_was_said() -> None:

@@ -217,6 +217,31 @@ def test_an_image_deeper_than_the_kernel_tells_is_still_known(collector: Collect
     assert not record.on_disk_mismatch
 
 
+def test_arguments_said_to_be_endless_are_cut_like_others(collector: Collector) -> None:
+    # Needs no privilege: PR_SET, PR_SET_MM_MAP of prctl(2), with struct prctl_mm_map.
+    with made(
+        """
+        import mmap, struct
+        field = open("/proc/self/stat").read().rpartition(") ")[2].split()
+        code, data, stack, environment = field[23:25], field[42:44], field[25], field[47:49]
+        libc.sbrk.restype = ctypes.c_void_p
+        arguments = mmap.mmap(-1, 64 * 1024, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        arguments.write(b"A" * 60_000)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(arguments))
+        end = start + (1 << 33)
+        numbers = [*code, *data, field[44], libc.sbrk(0), stack, start, end, *environment, 0]
+        request = struct.pack("<12QIi", *map(int, numbers), 0, -1)
+        must(libc.prctl(35, 14, request, len(request), 0))
+        ready()
+        """
+    ) as process:
+        record = look(collector, process.pid)
+    assert set("".join(record.command_line)) == {"A"}
+    assert len(record.command_line[0]) == 32 * 1024
+    assert record.command_line_length >= 60_000
+    assert [(e.field, e.reason) for e in record.exceptions if e.field == 5] == [(5, "cut")]
+
+
 def test_a_zombie_has_a_record_without_an_image(collector: Collector) -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

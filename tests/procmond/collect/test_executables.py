@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from common import limits
+from common import codec, limits
 from common.errors import InvalidTask, Refused, Unsupported
 from common.messages import (
     CollectionOptions,
@@ -391,3 +392,15 @@ async def test_an_image_deeper_than_the_kernel_tells_is_verified(host: Host, tmp
         report = await host.one("", process.pid, verify=True)
     assert (report.hash_state, report.path) == (HashState.OK, "")
     assert [digest.value for digest in report.digests] == [SHA256]
+
+
+async def test_a_time_beyond_what_the_schema_holds_is_told_as_its_end(host: Host) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # tmpfs keeps seconds of 64 bits
+        program = copy_of_sleep(Path(folder))
+        os.utime(program, ns=(0, 2**60 * 10**9))
+        if program.stat().st_mtime_ns < 2**63:
+            pytest.skip("/dev/shm keeps no such time")
+        report = await host.one(program, verify=True)
+    assert report.modified_ns == 2**63 - 1
+    assert report.hash_state is HashState.OK
+    assert codec.encode(report)

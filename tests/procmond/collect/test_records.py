@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.messages import HashState, ProcessStatus
 from common.pb import ipc_pb2 as pb
+from procmond.collect.procfs_parse import MalformedProc
 from procmond.collect.records import (
     Facts,
     encode_hash_facts,
@@ -20,6 +22,11 @@ from procmond.collect.records import (
 
 def test_every_fact_is_a_field_of_the_schema() -> None:
     assert Facts.__annotations__.keys() <= set(pb.ProcessRecord.DESCRIPTOR.fields_by_name)
+
+
+def test_a_value_its_field_cannot_hold_is_malformed() -> None:
+    with pytest.raises(MalformedProc):
+        encode_record({"pid": 7, "threads": 2**32})
 
 
 def test_parts_put_together_are_one_record() -> None:

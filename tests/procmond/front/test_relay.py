@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from common.errors import InternalError
+from procmond import link
 from procmond.front import relay as relay_module
 from procmond.front.relay import Exchange, Relay
-from procmond.link import Hello, Kind, LinkMessage
+from procmond.link import Hello, Kind, LinkMessage, Question
 from tests.support.collector import HELLO, PATIENCE_S, ScriptedCollector
 
 MAX_BODY = 1000
@@ -64,6 +65,16 @@ async def staged() -> AsyncIterator[Stage]:
         await stage.close()
 
 
+def question(task: bytes) -> Question:
+    """What the front asks for a peer."""
+    return Question(False, MAX_BODY, task)
+
+
+def asked_for(message: LinkMessage) -> bytes:
+    """The task in a question as the collector gets it."""
+    return link.decode_question(message.body).task
+
+
 async def taken(exchange: Exchange) -> LinkMessage:
     """The exchange's next frame."""
     async with asyncio.timeout(PATIENCE_S):
@@ -73,9 +84,9 @@ async def taken(exchange: Exchange) -> LinkMessage:
 async def test_an_answers_bytes_pass_through_unread() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         asked = await collector.expect(Kind.ASK)
-        assert asked.body == b"question"
+        assert asked_for(asked) == b"question"
         await collector.say(Kind.PART, asked.request, b"\xff not protobuf")
         await collector.say(Kind.LAST, asked.request, b"the end")
         assert await taken(exchange) == LinkMessage(Kind.PART, asked.request, b"\xff not protobuf")
@@ -85,7 +96,7 @@ async def test_an_answers_bytes_pass_through_unread() -> None:
 async def test_answers_interleave() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        one, other = stage.relay.ask(b"one"), stage.relay.ask(b"other")
+        one, other = stage.relay.ask(question(b"one")), stage.relay.ask(question(b"other"))
         requests = [(await collector.expect(Kind.ASK)).request for _ in range(2)]
         assert len(set(requests)) == 2
         await collector.say(Kind.LAST, requests[1], b"for other")
@@ -97,12 +108,12 @@ async def test_answers_interleave() -> None:
 async def test_credit_is_given_for_each_frame_taken_and_not_before() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.PART, request, b"1")
         await collector.say(Kind.PART, request, b"2")
         await taken(exchange)
-        following = stage.relay.ask(b"next")  # the next word on the line: no credit came before it
+        following = stage.relay.ask(question(b"next"))  # the next word on the line: no credit came before it
         await collector.expect(Kind.ASK)
         await taken(exchange)
         assert (await collector.expect(Kind.CREDIT)).request == request
@@ -112,7 +123,7 @@ async def test_credit_is_given_for_each_frame_taken_and_not_before() -> None:
 async def test_a_cancelled_answer_still_ends_with_its_last_frame() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         exchange.cancel()
         assert (await collector.expect(Kind.CANCEL)).request == request
@@ -126,7 +137,7 @@ async def test_a_collector_that_does_not_end_a_cancelled_answer_is_not_waited_fo
     monkeypatch.setattr(relay_module, "_CANCEL_GRACE_S", 0.01)
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         await collector.expect(Kind.ASK)
         exchange.cancel()
         with pytest.raises(InternalError, match="did not end this answer"):
@@ -136,7 +147,7 @@ async def test_a_collector_that_does_not_end_a_cancelled_answer_is_not_waited_fo
 async def test_a_question_closed_early_stops_the_work_and_its_late_frames_are_dropped() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        closed, other = stage.relay.ask(b"closed"), stage.relay.ask(b"other")
+        closed, other = stage.relay.ask(question(b"closed")), stage.relay.ask(question(b"other"))
         requests = [(await collector.expect(Kind.ASK)).request for _ in range(2)]
         closed.close()
         assert (await collector.expect(Kind.CANCEL)).request == requests[0]
@@ -148,12 +159,12 @@ async def test_a_question_closed_early_stops_the_work_and_its_late_frames_are_dr
 async def test_closing_an_ended_question_says_nothing() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.LAST, request, b"end")
         await taken(exchange)
         exchange.close()
-        stage.relay.ask(b"next")
+        stage.relay.ask(question(b"next"))
         await collector.expect(Kind.ASK)
 
 
@@ -172,7 +183,7 @@ async def test_a_greeting_is_remembered_and_passed_on() -> None:
 async def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
     async with staged() as stage:
         await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         with pytest.raises(TimeoutError):
             await exchange.next(asyncio.get_running_loop().time())
 
@@ -181,7 +192,7 @@ async def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
 async def test_a_deadline_that_passed_cuts_between_frames_but_keeps_the_end(kind: Kind) -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.PART, request, b"part")
         await collector.say(kind, request, b"end")
@@ -198,10 +209,10 @@ async def test_a_deadline_that_passed_cuts_between_frames_but_keeps_the_end(kind
 
 async def test_without_a_collector_a_question_waits_for_one() -> None:
     async with staged() as stage:
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         collector = await stage.collector()
         asked = await collector.expect(Kind.ASK)
-        assert asked.body == b"question"
+        assert asked_for(asked) == b"question"
         await collector.say(Kind.LAST, asked.request, b"answer")
         assert (await taken(exchange)).body == b"answer"
         assert not stage.relay.losses
@@ -210,13 +221,13 @@ async def test_without_a_collector_a_question_waits_for_one() -> None:
 async def test_a_question_of_which_nothing_was_handed_on_is_asked_again() -> None:
     async with staged() as stage:
         first = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         await first.expect(Kind.ASK)
         first.die()
         await stage.lost(1)
         second = await stage.collector()
         asked = await second.expect(Kind.ASK)
-        assert asked.body == b"question"
+        assert asked_for(asked) == b"question"
         await second.say(Kind.LAST, asked.request, b"answer")
         assert (await taken(exchange)).body == b"answer"
 
@@ -224,7 +235,7 @@ async def test_a_question_of_which_nothing_was_handed_on_is_asked_again() -> Non
 async def test_what_a_dead_collector_said_and_nobody_took_is_void() -> None:
     async with staged() as stage:
         first = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await first.expect(Kind.ASK)).request
         await first.say(Kind.PART, request, b"half of the dead one")
         await stage.arrived(first)
@@ -238,7 +249,7 @@ async def test_what_a_dead_collector_said_and_nobody_took_is_void() -> None:
 async def test_a_whole_answer_outlives_its_collector() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.PART, request, b"1")
         await collector.say(Kind.LAST, request, b"2")
@@ -251,7 +262,7 @@ async def test_a_whole_answer_outlives_its_collector() -> None:
 async def test_an_answer_that_had_begun_fails() -> None:
     async with staged() as stage:
         collector = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.PART, request, b"handed on")
         await taken(exchange)
@@ -259,14 +270,14 @@ async def test_an_answer_that_had_begun_fails() -> None:
         with pytest.raises(InternalError, match="the collector was lost in this answer"):
             await taken(exchange)
         second = await stage.collector()
-        stage.relay.ask(b"another")
-        assert (await second.expect(Kind.ASK)).body == b"another"
+        stage.relay.ask(question(b"another"))
+        assert asked_for(await second.expect(Kind.ASK)) == b"another"
 
 
 async def test_a_question_is_asked_again_once_only() -> None:
     async with staged() as stage:
         first = await stage.collector()
-        exchange = stage.relay.ask(b"deadly")
+        exchange = stage.relay.ask(question(b"deadly"))
         await first.expect(Kind.ASK)
         first.die()
         await stage.lost(1)
@@ -280,15 +291,15 @@ async def test_a_question_is_asked_again_once_only() -> None:
 
 async def test_a_question_closed_while_it_waits_is_not_asked() -> None:
     async with staged() as stage:
-        stage.relay.ask(b"given up").close()
-        stage.relay.ask(b"wanted")
+        stage.relay.ask(question(b"given up")).close()
+        stage.relay.ask(question(b"wanted"))
         collector = await stage.collector()
-        assert (await collector.expect(Kind.ASK)).body == b"wanted"
+        assert asked_for(await collector.expect(Kind.ASK)) == b"wanted"
 
 
 async def test_a_question_cancelled_while_it_waits_fails_at_once() -> None:
     async with staged() as stage:
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         exchange.cancel()
         with pytest.raises(InternalError, match="no collector was there"):
             await taken(exchange)
@@ -296,7 +307,7 @@ async def test_a_question_cancelled_while_it_waits_fails_at_once() -> None:
 
 async def test_a_collector_dead_before_it_was_attached_is_a_loss_like_any_other() -> None:
     async with staged() as stage:
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         dead = ScriptedCollector()
         dead.die()
         await stage.relay.attach(dead.far_end)
@@ -309,7 +320,7 @@ async def test_a_collector_dead_before_it_was_attached_is_a_loss_like_any_other(
 async def test_a_hanging_collector_that_is_replaced_is_lost_though_its_line_stays_open() -> None:
     async with staged() as stage:
         hanging = await stage.collector()
-        begun, unanswered = stage.relay.ask(b"begun"), stage.relay.ask(b"unanswered")
+        begun, unanswered = stage.relay.ask(question(b"begun")), stage.relay.ask(question(b"unanswered"))
         requests = [(await hanging.expect(Kind.ASK)).request for _ in range(2)]
         await hanging.say(Kind.PART, requests[0], b"1")
         await taken(begun)
@@ -317,7 +328,7 @@ async def test_a_hanging_collector_that_is_replaced_is_lost_though_its_line_stay
         with pytest.raises(InternalError, match="another took its place"):
             await taken(begun)
         asked = await second.expect(Kind.ASK)
-        assert asked.body == b"unanswered"
+        assert asked_for(asked) == b"unanswered"
         await second.say(Kind.LAST, asked.request, b"answer")
         assert (await taken(unanswered)).body == b"answer"
         await hanging.end()
@@ -331,7 +342,7 @@ async def test_a_hanging_collector_that_is_replaced_is_lost_though_its_line_stay
 async def test_a_collector_that_breaks_the_line_is_dropped(data: bytes) -> None:
     async with staged() as stage:
         broken = await stage.collector()
-        exchange = stage.relay.ask(b"question")
+        exchange = stage.relay.ask(question(b"question"))
         await broken.expect(Kind.ASK)
         await broken.raw(data)
         await stage.lost(1)
@@ -340,3 +351,70 @@ async def test_a_collector_that_breaks_the_line_is_dropped(data: bytes) -> None:
         await second.say(Kind.LAST, (await second.expect(Kind.ASK)).request, b"answer")
         assert (await taken(exchange)).body == b"answer"
         assert stage.relay.losses == {"collector_lost": 1}
+
+
+async def test_a_live_answer_goes_on_with_the_next_collector_from_where_the_last_one_was_lost() -> None:
+    async with staged() as stage:
+        first = await stage.collector()
+        exchange = stage.relay.ask(question(b"live"), live=True)
+        asked = await first.expect(Kind.ASK)
+        await first.say(Kind.LIVE, asked.request, link.encode_live(b"at 1", b"one"))
+        assert (await taken(exchange)).body == b"one"
+        await first.say(Kind.LIVE, asked.request, link.encode_live(b"at 2", b"two"))
+        await stage.arrived(first)
+        first.die()
+        await stage.lost(1)
+        second = await stage.collector()
+        again = await second.expect(Kind.ASK)
+        assert link.decode_question(again.body) == question(b"live")._replace(resume=b"at 2")
+        assert again.request == asked.request
+        assert (await taken(exchange)).body == b"two", "what had come stands"
+        await second.expect(Kind.CREDIT)
+        await second.say(Kind.LIVE, again.request, link.encode_live(b"at 3", b"three"))
+        assert (await taken(exchange)).body == b"three"
+
+
+async def test_a_live_answer_survives_any_number_of_collectors() -> None:
+    async with staged() as stage:
+        exchange = stage.relay.ask(question(b"live"), live=True)
+        for number in range(3):
+            collector = await stage.collector()
+            asked = await collector.expect(Kind.ASK)
+            await collector.say(Kind.LIVE, asked.request, link.encode_live(b"%d" % number, b"frame"))
+            assert (await taken(exchange)).body == b"frame"
+            await stage.arrived(collector)
+            collector.die()
+            await stage.lost(number + 1)
+
+
+async def test_a_live_answer_of_which_nothing_came_begins_anew() -> None:
+    async with staged() as stage:
+        stage.relay.ask(question(b"live"), live=True)
+        for number in range(3):
+            collector = await stage.collector()
+            asked = await collector.expect(Kind.ASK)
+            assert link.decode_question(asked.body).resume == b""
+            collector.die()
+            await stage.lost(number + 1)
+
+
+async def test_a_live_answer_that_was_cancelled_is_not_asked_again() -> None:
+    async with staged() as stage:
+        collector = await stage.collector()
+        exchange = stage.relay.ask(question(b"live"), live=True)
+        asked = await collector.expect(Kind.ASK)
+        await collector.say(Kind.LIVE, asked.request, link.encode_live(b"at 1", b"one"))
+        assert (await taken(exchange)).body == b"one"
+        exchange.cancel()
+        collector.die()
+        with pytest.raises(InternalError):
+            await taken(exchange)
+
+
+async def test_a_live_message_that_makes_no_sense_ends_the_collector_that_sent_it() -> None:
+    async with staged() as stage:
+        collector = await stage.collector()
+        stage.relay.ask(question(b"live"), live=True)
+        asked = await collector.expect(Kind.ASK)
+        await collector.say(Kind.LIVE, asked.request, b"\xffshort")
+        await stage.lost(1)
