@@ -163,9 +163,8 @@ def parse_task(boot_ns: int, facts: bytes) -> TaskFacts:
     at_cgroup = at_cwd + cwd
     if at_cgroup + cgroup != len(facts):
         raise MalformedRecord("a task record's lengths do not add up")
-    return TaskFacts(
-        boot_ns, *values, facts[_TASK_FACTS.size : at_cwd], facts[at_cwd:at_cgroup], facts[at_cgroup:]
-    )
+    values += (facts[_TASK_FACTS.size : at_cwd], facts[at_cwd:at_cgroup], facts[at_cgroup:])
+    return TaskFacts(boot_ns, *values)
 
 
 def lasting(facts: bytes) -> bytes:
