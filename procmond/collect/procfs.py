@@ -54,7 +54,7 @@ _COUNT_BYTES: Final = 64 * 1024
 _MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
 """Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
 
-_MAX_LENGTH: Final = 2**32 - 1
+MAX_LENGTH: Final = 2**32 - 1
 """The largest that fits the schema. Any process may tell the kernel that its arguments end anywhere in its
 address space (PR_SET_MM_MAP of prctl(2))."""
 
@@ -344,7 +344,7 @@ def _arguments(handle: Handle, stat: Stat) -> Arguments:
 def _length(handle: Handle, stat: Stat, seen: int) -> int:
     """The length of all arguments in bytes: the kernel's where it says, else counted."""
     if stat.argument_bytes >= seen:
-        return min(stat.argument_bytes, _MAX_LENGTH)
+        return min(stat.argument_bytes, MAX_LENGTH)
     while seen < _MAX_COUNTED_BYTES:
         more = len(handle.arguments(_COUNT_BYTES, seen))
         if not more:
