@@ -36,6 +36,13 @@ class Arguments(NamedTuple):
     """Of all arguments in bytes where they had to be cut, else 0."""
 
 
+NO_ARGUMENTS: Final = Arguments(b"")
+ARGUMENTS_REFUSED: Final = Arguments(b"", missing="denied")
+ARGUMENTS_BLOCKED: Final = Arguments(b"", missing="blocked")
+MAX_KEPT_BYTES: Final = 4096
+"""Of arguments. Longer ones are read as always, but not kept: it is the processes that choose how long."""
+
+
 class Reading(NamedTuple):
     """One process as read, raw where the raw form is as good."""
 
@@ -155,7 +162,8 @@ def _stat_facts(stat: Stat) -> Facts:
 def _missing(reading: Reading) -> dict[str, str]:
     missing: dict[str, str] = {}
     if reading.image.state is HashState.DENIED:
-        missing["executable_path"] = "denied"
+        refused = ("executable_path",) if reading.image.path is None else ("file_exists", "on_disk_mismatch")
+        missing.update(dict.fromkeys(refused, "denied"))
     elif reading.image.identity is not None and reading.image.path is None:
         missing["executable_path"] = "cut"
     if reading.arguments.missing:

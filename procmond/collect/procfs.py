@@ -18,6 +18,10 @@ from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, ProcessStatus
 from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.build import (
+    ARGUMENTS_BLOCKED,
+    ARGUMENTS_REFUSED,
+    MAX_KEPT_BYTES,
+    NO_ARGUMENTS,
     NOT_SHOWN,
     NS_PER_TICK,
     Arguments,
@@ -46,16 +50,11 @@ from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.pulse import Stage
 
-_NOTHING: Final = Arguments(b"")
-_REFUSED: Final = Arguments(b"", missing="denied")
-_BLOCKED: Final = Arguments(b"", missing="blocked")
-_MAX_KEPT_BYTES: Final = 4096
-"""Of arguments. Longer ones are read as always, but not kept: it is the processes that choose how long."""
 _COUNT_BYTES: Final = 64 * 1024
 _MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
 """Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
 
-_MAX_LENGTH: Final = 2**32 - 1
+MAX_LENGTH: Final = 2**32 - 1
 """The largest that fits the schema. Any process may tell the kernel that its arguments end anywhere in its
 address space (PR_SET_MM_MAP of prctl(2))."""
 
@@ -207,13 +206,16 @@ class ProcfsCollector:
         stat = known.stat
         environment = b""
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
-            image, arguments = NO_IMAGE, _NOTHING
+            image, arguments = NO_IMAGE, NO_ARGUMENTS
         else:
             image = known.image = self._look_at_image(handle, stat, last_image)
             blocked = self._blocks(Stage.ARGUMENTS, handle, stat, image.identity)
-            arguments = _BLOCKED if blocked else _arguments(handle, stat)
+            arguments = ARGUMENTS_BLOCKED if blocked else _arguments(handle, stat)
             if wanted.environment and wanted.full:
-                environment = environment_missing("blocked") if blocked else self._environment(handle)
+                if blocked:
+                    environment = environment_missing("blocked")
+                else:
+                    environment = read_environment(handle, self._environment_names, self._redact)
             self._guard.leave()
         details, parent = NO_DETAILS, None
         if wanted.full:
@@ -246,7 +248,7 @@ class ProcfsCollector:
         known.name = text(known.stat.name)
         payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
         record = _Record(_share(reading, known), payload)
-        kept = len(raw) <= _MAX_KEPT_BYTES
+        kept = len(raw) <= MAX_KEPT_BYTES
         known.shown = shown if kept else NOT_SHOWN
         if full:
             known.full = record if kept else _NO_RECORD
@@ -269,16 +271,6 @@ class ProcfsCollector:
                 return True
         guard.enter(stage, handle.pid, stat.start_ticks)
         return False
-
-    def _environment(self, handle: Handle) -> bytes:
-        try:
-            raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
-        except PermissionError:
-            return environment_missing("denied")
-        except (FileNotFoundError, ProcessLookupError):
-            return b""
-        variables = select_environment(parse_environment(raw, self._environment_names), self._redact)
-        return encode_record({}, environment=variables)
 
     def _start_of(self, stat: Stat) -> int | None:
         """start_ticks of the parent.
@@ -327,11 +319,23 @@ def _update_stat(known: _Known, raw_stat: bytes) -> None:
     known.raw_stat = raw_stat
 
 
+def read_environment(handle: Handle, names: Collection[str], redact: Redact | None) -> bytes:
+    """The part of a record that shows the variables called one of `names`, or says that it was refused."""
+    try:
+        raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
+    except PermissionError:
+        return environment_missing("denied")
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+    variables = select_environment(parse_environment(raw, names), redact)
+    return encode_record({}, environment=variables)
+
+
 def _arguments(handle: Handle, stat: Stat) -> Arguments:
     try:
         raw = handle.arguments(MAX_COMMAND_LINE_BYTES + 1)
     except PermissionError:
-        return _REFUSED
+        return ARGUMENTS_REFUSED
     if len(raw) <= MAX_COMMAND_LINE_BYTES:
         return Arguments(raw)
     return Arguments(raw, length=_length(handle, stat, len(raw)))
@@ -340,7 +344,7 @@ def _arguments(handle: Handle, stat: Stat) -> Arguments:
 def _length(handle: Handle, stat: Stat, seen: int) -> int:
     """The length of all arguments in bytes: the kernel's where it says, else counted."""
     if stat.argument_bytes >= seen:
-        return min(stat.argument_bytes, _MAX_LENGTH)
+        return min(stat.argument_bytes, MAX_LENGTH)
     while seen < _MAX_COUNTED_BYTES:
         more = len(handle.arguments(_COUNT_BYTES, seen))
         if not more:

@@ -4,7 +4,8 @@
  * never reads the memory of a process, which may make it wait for ever.
  *
  * A process may exec, move or end while it is read. Then the pointers read last differ from those read
- * first, and the record says so (FLAG_CHANGED).
+ * first, and the record says so (FLAG_CHANGED). An exec changes image, name, arguments and credentials one
+ * after the other, so a process in the middle of one has changed too.
  */
 #pragma once
 
@@ -110,6 +111,7 @@ static __always_inline void read_task(struct scratch *slot, struct task_record *
 	struct signal_struct *signal = task->signal;
 	struct nsproxy *namespaces = task->nsproxy;
 	struct css_set *groups = task->cgroups;
+	bool exec = BPF_CORE_READ_BITFIELD(task, in_execve);
 
 	__builtin_memset(to, 0, sizeof(*to));
 	slot->used = sizeof(*to);
@@ -126,7 +128,8 @@ static __always_inline void read_task(struct scratch *slot, struct task_record *
 	read_memory(slot, to, task);
 	read_directory(slot, to, task);
 	to->cgroup = append_cgroup(slot, task, &to->process.flags);
-	if (task->self_exec_id != to->process.exec_id || task->nsproxy != namespaces || task->cgroups != groups)
+	exec |= BPF_CORE_READ_BITFIELD(task, in_execve) || task->self_exec_id != to->process.exec_id;
+	if (exec || task->nsproxy != namespaces || task->cgroups != groups)
 		to->process.flags |= FLAG_CHANGED;
 	to->header.length = slot->used;
 }

@@ -29,10 +29,22 @@ def read_tasks(programs: Programs) -> Iterator[TaskFacts]:
         OSError: the kernel refuses to iterate.
         MalformedRecord: the object file is not the one built with this code.
     """
+    for data in read_groups(programs):
+        yield from parse_tasks(data)
+
+
+def read_groups(programs: Programs) -> Iterator[bytes]:
+    """The same, still encoded, in the groups the kernel hands over: 32 KiB, some hundred processes.
+
+    `programs.tasks` must not be None.
+
+    Raises:
+        OSError: the kernel refuses to iterate.
+    """
     descriptor = programs.library.call("bpf_iter_create", programs.tasks)
     try:
         while data := _read(descriptor):
-            yield from parse_tasks(data)
+            yield data
     finally:
         os.close(descriptor)
 

@@ -43,7 +43,14 @@ FORK: Final = struct.Struct(f"=8xQ{_IDENTITY}QI4x")
 EXEC: Final = struct.Struct(f"=8xQ{_IDENTITY}{_IMAGE}2I5H6x")
 EXIT: Final = struct.Struct(f"=8xQ{_IDENTITY}QI4x")
 CREDENTIALS: Final = struct.Struct(f"=8xQ{_IDENTITY}4I")
-TASK: Final = struct.Struct(f"=8xQ{_IDENTITY}{_IMAGE}4Q4I3H2x")
+_TASK: Final = f"{_IDENTITY}{_IMAGE}4Q4I3H2x"
+TASK: Final = struct.Struct(f"=8xQ{_TASK}")
+_TASK_FACTS: Final = struct.Struct(f"={_TASK}")
+_TASK_HEAD: Final = struct.Struct("=IIQ32xI")
+_COUNTERS: Final = struct.Struct(f"={_IDENTITY}{_IMAGE}").size
+_ARGUMENTS: Final = _COUNTERS + 16  # behind cpu_ns and resident_pages
+_STATE: Final = _ARGUMENTS + 16
+_THREADS: Final = _STATE + 8  # behind state and exit_state
 
 
 def _exact(form: struct.Struct, data: Buffer, start: int, end: int) -> tuple[Any, ...]:
@@ -90,16 +97,6 @@ def _exec(data: Buffer, start: int, end: int) -> ExecEvent:
     return ExecEvent(*facts)
 
 
-def _task(data: Buffer, start: int, end: int) -> TaskFacts:
-    *facts, path, cwd, cgroup = _at_least(TASK, data, start, end)
-    at_cwd = start + TASK.size + path
-    at_cgroup = at_cwd + cwd
-    if at_cgroup + cgroup != end:
-        raise MalformedRecord("a task record's lengths do not add up")
-    facts += (data[start + TASK.size : at_cwd], data[at_cwd:at_cgroup], data[at_cgroup:end])
-    return TaskFacts(*facts)
-
-
 def _key(kind: int) -> int:
     """The first four bytes of a record of `kind`, as the number that a native u32 is."""
     return int(struct.unpack("=I", struct.pack("=HH", kind, LAYOUT))[0])
@@ -135,18 +132,51 @@ def parse_event(data: Buffer, start: int, end: int) -> KernelEvent:
     return parse(data, start, end)
 
 
+def split_tasks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(pid, boot_ns, facts) of each process in what one read of the iterator gave.
+
+    `facts` is the record but for the time it was made at, so that equal bytes mean equal facts.
+
+    Raises:
+        MalformedRecord: when it is reached; what came before is valid.
+    """
+    start, size, least = 0, len(data), TASK.size
+    while start < size:
+        if size - start < least:
+            raise MalformedRecord(f"{size - start} bytes where a record should begin")
+        key, length, boot_ns, pid = _TASK_HEAD.unpack_from(data, start)
+        if key != _TASK_KEY or not least <= length <= size - start:
+            raise MalformedRecord(f"no task record: {key:#x}, {length} of {size - start} bytes")
+        end = start + length
+        yield pid, boot_ns, data[start + HEADER_BYTES : end]
+        start = end
+
+
+def parse_task(boot_ns: int, facts: bytes) -> TaskFacts:
+    """One process, from what `split_tasks` gave.
+
+    Raises:
+        MalformedRecord: the lengths in it do not add up.
+    """
+    *values, path, cwd, cgroup = _TASK_FACTS.unpack_from(facts)
+    at_cwd = _TASK_FACTS.size + path
+    at_cgroup = at_cwd + cwd
+    if at_cgroup + cgroup != len(facts):
+        raise MalformedRecord("a task record's lengths do not add up")
+    values += (facts[_TASK_FACTS.size : at_cwd], facts[at_cwd:at_cgroup], facts[at_cgroup:])
+    return TaskFacts(boot_ns, *values)
+
+
+def lasting(facts: bytes) -> bytes:
+    """`facts` without what changes whenever a process runs: cpu_ns, resident_pages, state and exit_state."""
+    return facts[:_COUNTERS] + facts[_ARGUMENTS:_STATE] + facts[_THREADS:]
+
+
 def parse_tasks(data: bytes) -> Iterator[TaskFacts]:
     """The processes in what one read of the iterator gave: whole records, one behind the other.
 
     Raises:
         MalformedRecord: when it is reached; what came before is valid.
     """
-    start, size = 0, len(data)
-    while start < size:
-        if size - start < HEADER_BYTES:
-            raise MalformedRecord(f"{size - start} bytes where a record should begin")
-        key, length = _HEADER.unpack_from(data, start)
-        if key != _TASK_KEY or length > size - start:
-            raise MalformedRecord(f"no task record: {key:#x}, {length} of {size - start} bytes")
-        yield _task(data, start, start + length)
-        start += length
+    for _, boot_ns, facts in split_tasks(data):
+        yield parse_task(boot_ns, facts)

@@ -14,7 +14,6 @@ import pytest
 
 from common.messages import HashState
 from common.pb import ipc_pb2 as pb
-from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.sighting import Collector, Wanted
 from tests.procmond.collect.made import DESCEND, deep_image, look, made, record_of, seen
 from tests.support.images import SLEEP, copy_of_sleep, running
@@ -37,7 +36,8 @@ def test_a_plain_process_is_told_in_full(collector: Collector, tmp_path: Path) -
     assert record.file_exists
     assert not record.on_disk_mismatch
     assert not record.memory_backed
-    assert record.provenance == pb.PROVENANCE_PROC
+    if collector.name != "bpf":
+        assert record.provenance == pb.PROVENANCE_PROC
     status = program.stat()
     assert sighting.image == (
         status.st_dev,
@@ -155,13 +155,13 @@ def test_a_name_may_hold_anything(collector: Collector, name: bytes) -> None:
         assert record.user_id == str(os.getuid())
 
 
-def test_arguments_are_told_as_they_were_passed(procfs: ProcfsCollector) -> None:
+def test_arguments_are_told_as_they_were_passed(remembering: Collector) -> None:
     with made("ready()", "", "two words", "line\nbreak", "\x1b[31m", "\udcff") as process:
-        record = look(procfs, process.pid)
+        record = look(remembering, process.pid)
     assert list(record.command_line)[5:] == ["", "two words", "line\nbreak", "\x1b[31m", "\\xff"]
 
 
-def test_no_arguments_at_all_are_none(procfs: ProcfsCollector) -> None:
+def test_no_arguments_at_all_are_none(remembering: Collector) -> None:
     # The kernel puts an empty argv[0] in since 5.18, and what stands there before it is nothing.
     with made(
         """
@@ -172,7 +172,7 @@ def test_no_arguments_at_all_are_none(procfs: ProcfsCollector) -> None:
     ) as process:
         while os.readlink(f"/proc/{process.pid}/exe") != os.path.realpath("/bin/cat"):
             pass
-        assert list(look(procfs, process.pid).command_line) in ([], [""])
+        assert list(look(remembering, process.pid).command_line) in ([], [""])
 
 
 def test_two_mebibytes_of_arguments_are_cut_and_their_length_told(collector: Collector) -> None:
@@ -304,6 +304,8 @@ def test_what_the_kernel_refuses_is_named() -> None:
 
 
 def test_a_process_gone_between_listing_and_reading_is_none(collector: Collector) -> None:
+    if collector.name == "bpf":
+        pytest.skip("it reads some hundred processes before it tells the first; see test_tasks.py")
     with running(SLEEP) as pid:
         sweep = collector.sweep(FULL, None)
         first = next(sweep)

@@ -1,4 +1,4 @@
-"""The Linux collector remembers. One rule: what a process does between two sweeps is seen in the second."""
+"""The Linux collectors remember. One rule: what a process does between two sweeps is seen in the second."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.pb import ipc_pb2 as pb
 from procmond.collect.guard import Guard
 from procmond.collect.processes import PsutilCollector
 from procmond.collect.procfs import ProcfsCollector
-from procmond.collect.sighting import Sighting, Wanted
+from procmond.collect.sighting import Collector, Sighting, Wanted
 from procmond.collect.users import Users
 from procmond.pulse import Stage
 from procmond.quarantine import Culprit, Withheld
@@ -28,7 +28,7 @@ SPECIFIED, FULL = Wanted(), Wanted(full=True)
 
 
 def twice(
-    collector: ProcfsCollector, process: Made, wanted: Wanted = FULL
+    collector: Collector, process: Made, wanted: Wanted = FULL
 ) -> tuple[pb.ProcessRecord, pb.ProcessRecord]:
     """The records before and after the process has gone on; each sweep is made warm first."""
     look(collector, process.pid, wanted)
@@ -38,7 +38,7 @@ def twice(
 
 
 @pytest.mark.parametrize("wanted", [SPECIFIED, FULL])
-def test_arguments_written_over_in_place_are_seen(procfs: ProcfsCollector, wanted: Wanted) -> None:
+def test_arguments_written_over_in_place_are_seen(remembering: Collector, wanted: Wanted) -> None:
     code = """
     stat = open("/proc/self/stat").read().rpartition(")")[2].split()
     memory = open("/proc/self/mem", "r+b", 0)
@@ -49,14 +49,14 @@ def test_arguments_written_over_in_place_are_seen(procfs: ProcfsCollector, wante
     ready()
     """
     with made(code, "unwritten") as process:
-        before, after = twice(procfs, process, wanted)
+        before, after = twice(remembering, process, wanted)
     assert before.command_line[-1] == "unbefore!"
     assert after.command_line[-1] == "unafter!!"
 
 
 @pytest.mark.parametrize("wanted", [SPECIFIED, FULL])
 def test_another_program_in_the_same_process_is_seen(
-    procfs: ProcfsCollector, tmp_path: Path, wanted: Wanted
+    remembering: Collector, tmp_path: Path, wanted: Wanted
 ) -> None:
     code = """
     ready()
@@ -64,33 +64,33 @@ def test_another_program_in_the_same_process_is_seen(
     os.execv("/bin/cat", ["cat", "-"])
     """
     with made(code) as process:
-        before, after = twice(procfs, process, wanted)
+        before, after = twice(remembering, process, wanted)
         while after.executable_path == before.executable_path:
-            after = look(procfs, process.pid, wanted)
+            after = look(remembering, process.pid, wanted)
         assert after.executable_path == os.path.realpath("/bin/cat")
-        assert list(look(procfs, process.pid, wanted).command_line) == ["cat", "-"]
+        assert list(look(remembering, process.pid, wanted).command_line) == ["cat", "-"]
         assert after.start_time == before.start_time
 
 
 @needs_root
 @pytest.mark.parametrize("wanted", [SPECIFIED, FULL])
-def test_another_user_is_seen(procfs: ProcfsCollector, wanted: Wanted) -> None:
+def test_another_user_is_seen(remembering: Collector, wanted: Wanted) -> None:
     with made("ready(); os.setresuid(1, 2, 3); ready()") as process:
-        before, after = twice(procfs, process, wanted)
+        before, after = twice(remembering, process, wanted)
     assert (before.user_id, after.user_id) == ("0", "1")
     assert after.effective_uid == (2 if wanted.full else 0)
 
 
-def test_another_directory_and_name_and_session_are_seen(procfs: ProcfsCollector) -> None:
+def test_another_directory_and_name_and_session_are_seen(remembering: Collector) -> None:
     code = "ready(); os.chdir('/usr'); must(libc.prctl(15, b'renamed', 0, 0, 0)); os.setsid(); ready()"
     with made(code) as process:
-        before, after = twice(procfs, process)
+        before, after = twice(remembering, process)
     assert (before.cwd, before.session) == (os.getcwd(), os.getsid(0))
     assert (after.cwd, after.session, after.name) == ("/usr", process.pid, "renamed")
 
 
 @needs_root
-def test_another_login_and_mount_namespace_are_seen(procfs: ProcfsCollector) -> None:
+def test_another_login_and_mount_namespace_are_seen(remembering: Collector) -> None:
     code = """
     ready()
     must(libc.unshare(0x20000))
@@ -101,7 +101,7 @@ def test_another_login_and_mount_namespace_are_seen(procfs: ProcfsCollector) -> 
     ready()
     """
     with made(code) as process:
-        before, after = twice(procfs, process)
+        before, after = twice(remembering, process)
         own = os.stat(f"/proc/{process.pid}/ns/mnt").st_ino
     assert before.mount_namespace == os.stat("/proc/self/ns/mnt").st_ino
     assert after.mount_namespace == own != before.mount_namespace
@@ -110,26 +110,26 @@ def test_another_login_and_mount_namespace_are_seen(procfs: ProcfsCollector) -> 
         assert after.login_uid == 1
 
 
-def test_an_executable_deleted_between_two_sweeps_is_seen(procfs: ProcfsCollector, tmp_path: Path) -> None:
+def test_an_executable_deleted_between_two_sweeps_is_seen(remembering: Collector, tmp_path: Path) -> None:
     program = copy_of_sleep(tmp_path)
     with running(program) as pid, running(program) as other:
         for _ in range(2):
-            assert not look(procfs, pid).on_disk_mismatch
+            assert not look(remembering, pid).on_disk_mismatch
         program.unlink()
-        assert look(procfs, pid).on_disk_mismatch
+        assert look(remembering, pid).on_disk_mismatch
         shutil.copy(SLEEP, program)
         for each in pid, other:
-            record = look(procfs, each)
+            record = look(remembering, each)
             assert (record.on_disk_mismatch, record.file_exists) == (True, True)
 
 
-def test_a_file_rewritten_in_its_place_is_another_state(procfs: ProcfsCollector, tmp_path: Path) -> None:
+def test_a_file_rewritten_in_its_place_is_another_state(remembering: Collector, tmp_path: Path) -> None:
     program = copy_of_sleep(tmp_path)
     with running(program) as pid:
-        before = seen(procfs, pid)
-        seen(procfs, pid)
+        before = seen(remembering, pid)
+        seen(remembering, pid)
         os.utime(program, ns=(1, 1))
-        after = seen(procfs, pid)
+        after = seen(remembering, pid)
     assert before.image is not None
     assert after.image is not None
     assert (after.image.inode, after.image.mtime_ns) == (before.image.inode, 1)
@@ -223,23 +223,23 @@ def look_guarded(kind: str, culprit: Culprit, wanted: Wanted = FULL) -> Sighting
 
 
 @pytest.mark.parametrize("kind", ["procfs", "psutil"])
-def test_a_blocked_process_is_not_asked_for_its_memory(procfs: ProcfsCollector, kind: str) -> None:
+def test_a_blocked_process_is_not_asked_for_its_memory(remembering: Collector, kind: str) -> None:
     wanted = Wanted(full=True, environment=True)
     with running(SLEEP) as pid:
-        free = seen(procfs, pid)
+        free = seen(remembering, pid)
         culprit = Culprit(pid, free.start_ticks, 0, Stage.ARGUMENTS, time.monotonic() + 3600)
         record = record_of(look_guarded(kind, culprit, wanted))
         assert record.command_line_blocked
         assert not record.command_line
         assert record.executable_inode
         assert {(e.field, e.reason) for e in record.exceptions} >= {(5, "blocked"), (130, "blocked")}
-        assert list(look(procfs, pid).command_line) == [str(SLEEP), "300"]
+        assert list(look(remembering, pid).command_line) == [str(SLEEP), "300"]
 
 
 @pytest.mark.parametrize("kind", ["procfs", "psutil"])
-def test_an_image_that_does_not_answer_is_named_but_not_touched(procfs: ProcfsCollector, kind: str) -> None:
+def test_an_image_that_does_not_answer_is_named_but_not_touched(remembering: Collector, kind: str) -> None:
     with running(SLEEP) as pid:
-        free = seen(procfs, pid)
+        free = seen(remembering, pid)
         culprit = Culprit(pid, free.start_ticks, 0, Stage.IMAGE, time.monotonic() + 3600)
         sighting = look_guarded(kind, culprit)
         assert (sighting.image, sighting.image_state) == (None, HashState.TIMED_OUT)
@@ -261,20 +261,20 @@ def test_secrets_are_replaced_before_they_are_encoded() -> None:
     collector.close()
 
 
-def test_a_script_is_named(procfs: ProcfsCollector, tmp_path: Path) -> None:
+def test_a_script_is_named(remembering: Collector, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(f"#!{sys.executable} -I\nimport os\nos.write(1, b'r')\nos.read(0, 1)\n")
     script.chmod(0o755)
     with started([str(script), "x"]) as process:
         process.wait_ready()
-        record = look(procfs, process.pid)
+        record = look(remembering, process.pid)
     assert record.script_path == str(script)
     assert record.executable_path == os.path.realpath(sys.executable)
 
 
 @needs_root
 def test_a_private_mount_namespace_is_looked_into_but_no_link_followed_out(
-    procfs: ProcfsCollector, tmp_path: Path
+    remembering: Collector, tmp_path: Path
 ) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "private"
     outside.mkdir()
@@ -300,10 +300,10 @@ def test_a_private_mount_namespace_is_looked_into_but_no_link_followed_out(
     with made(code, str(folder), str(outside), str(SLEEP)) as process:
         pid = int((outside / "pid").read_text())
         try:
-            before = look(procfs, pid)
-            look(procfs, pid)
+            before = look(remembering, pid)
+            look(remembering, pid)
             process.go_on()
-            after = look(procfs, pid)
+            after = look(remembering, pid)
         finally:
             os.kill(pid, 9)
     assert not (folder / "dir").exists(), "the mount was not private"
