@@ -65,7 +65,7 @@ class CollectorService:
     def __init__(
         self, settings: CollectorSettings, guard: Guard, confinement: Confinement, opened: Opened
     ) -> None:
-        collector, limitations = choose(settings, guard, confinement.capabilities)
+        collector, limitations = choose(settings, guard, confinement.capabilities, opened)
         redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
