@@ -106,6 +106,13 @@ def encode_record(
     return record.SerializeToString()
 
 
+def lacks_arguments(record: bytes) -> bool:
+    """Whether an encoded ProcessRecord has no argument vector and does not say why."""
+    decoded = pb.ProcessRecord.FromString(record)
+    number = pb.ProcessRecord.COMMAND_LINE_FIELD_NUMBER
+    return not decoded.command_line and all(one.field != number for one in decoded.exceptions)
+
+
 class HashFacts(TypedDict, total=False):
     """The hash fields of ProcessRecord, by their schema names."""
 

@@ -18,7 +18,13 @@ from procmond.collect.build import NS_PER_TICK
 from procmond.collect.handles import read_file
 from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.procfs_parse import MalformedProc, Stat, parse_stat
-from procmond.collect.records import Facts, encode_event, encode_exception, encode_record
+from procmond.collect.records import (
+    Facts,
+    encode_event,
+    encode_exception,
+    encode_record,
+    lacks_arguments,
+)
 from procmond.collect.sighting import Collector, Sighting, Wanted
 from procmond.events import connector_wire as wire
 from procmond.events.enrich import Step
@@ -30,14 +36,11 @@ from procmond.events.proof import Prover
 from procmond.events.table import Process, ProcessTable
 from procmond.events.threads import Found
 
-_TOLERANCE_NS: Final = 2 * NS_PER_TICK
-"""Between a fork as the connector tells it and the start that /proc shows, in ticks: more, and it is another
-process with the same number."""
-
 _GONE: Final = b"".join(
     encode_exception(field, Provenance.MISSING, "exited")
     for field in ("name", "executable_path", "command_line")
 )
+_NO_ARGUMENTS: Final = encode_exception("command_line", Provenance.MISSING, "exited")
 _FROM_PARENT: Final = encode_exception("executable_path", Provenance.PARENT)
 _INHERITED: Final = (
     "user_id",
@@ -159,7 +162,8 @@ class FoundEnricher:
     def _fork(self, event: wire.Forked, stat: Stat | None) -> None:
         boot_ns = self._boot_ns(event)
         start_ticks = 0
-        if stat is not None and abs(boot_ns - stat.start_ticks * NS_PER_TICK) <= _TOLERANCE_NS:
+        # Whoever has the number now got it by this fork or by a later one, which then is a later start.
+        if stat is not None and stat.start_ticks * NS_PER_TICK <= boot_ns:
             start_ticks = stat.start_ticks
         key = (event.pid, start_ticks)
         origin = read_stat(event.parent) if self._table.holder(event.parent) is None else None
@@ -185,7 +189,10 @@ class FoundEnricher:
             return
         parent = None if self._table.get(key) is None else self._table.ancestry(key)[0].parent
         seen = Seen(parent, sighting.name, sighting.executable_path, sighting.image)
-        self._ran(boot_ns, key, seen, sighting.payload)
+        payload = sighting.payload
+        if lacks_arguments(payload):  # every exec has some: it ended between two reads of the look
+            payload += _NO_ARGUMENTS
+        self._ran(boot_ns, key, seen, payload)
 
     def _vanished(self, boot_ns: int, key: Key) -> None:
         """It ran something, and was gone when it was looked at."""
