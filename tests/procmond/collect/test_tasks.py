@@ -373,11 +373,11 @@ def test_only_as_many_descriptors_stay_open_as_may(programs: Programs, budget: i
 def test_what_ended_leaves_nothing_behind(bpf: BpfCollector) -> None:
     with running(SLEEP) as pid:
         told(bpf, pid)
-        assert pid in bpf._known
-        held = bpf._budget
+        known = bpf._known[pid]
     list(bpf.sweep(FULL, None))
     assert pid not in bpf._known
-    assert bpf._budget >= held
+    assert not known.holds
+    assert known.handle._arguments == -1
 
 
 @needs_root
