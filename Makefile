@@ -48,6 +48,9 @@ check: lint types layers ## lint, types, layers, tests with branch coverage
 bench: setup ## the figures of docs/benchmarks.md, as tables and JSON
 	$(BIN)/python -m tests.bench.run $(ARGS)
 
+syscalls: setup ## the system calls of the system tests against the filters: docs/syscalls.md; needs root, strace
+	@$(BIN)/python -m tests.support.trace $(ARGS)
+
 fuzz: setup ## every fuzz target for SECONDS
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(ARGS)
 

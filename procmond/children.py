@@ -55,6 +55,7 @@ class Children:
         """Be the front until told to end. Raises: ConfinementError."""
         rights = self.rights
         os.setpgid(0, rights.front_group)
+        _keep_only(listener.fileno(), supervisor.fileno())
         uid, gid = rights.front or (None, None)
         confinement = confine_front(uid, gid, required=rights.required)
         _announce("front", confinement)
@@ -74,11 +75,27 @@ class Children:
         """Be the collector until its line ends. Raises: ConfinementError."""
         rights = self.rights
         os.setpgid(0, rights.collector_group)
+        _keep_only(line.fileno(), *opened.descriptors())
         confinement = confine_collector(required=rights.required)
         _announce("collector", confinement)
         self._when_confined()
         with asyncio.Runner(loop_factory=self._loops) as runner:
             runner.run(serve_collector(line, settings, Guard(pulse, withheld), confinement, opened))
+
+
+def _keep_only(*descriptors: int) -> None:
+    """Let go of every descriptor but the standard three and these.
+
+    Else a child taken over would find the lock file, open for writing, and what procmond was started with.
+    The numbers stay taken, by a pipe that has ended: an object that still believes one to be its own would
+    otherwise close what came there after it.
+    """
+    ended, writer = os.pipe()
+    os.close(writer)
+    kept = {0, 1, 2, ended, *descriptors}
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor not in kept:
+            os.dup2(ended, descriptor, inheritable=False)
 
 
 def _announce(child: str, confinement: Confinement) -> None:

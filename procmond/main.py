@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = config.parse_arguments(sys.argv[1:] if argv is None else argv)
     try:
         resolved = config.load(arguments, os.environ)
-        check_choice(resolved.value.collector)
         if arguments.check_config:
             resolve_access(resolved)
             sys.stdout.write(render_effective(resolved))
@@ -75,6 +74,7 @@ def _run(arguments: Arguments, resolved: Resolved[ProcmondConfig]) -> int:
             listener = own.sock
         opened = open_sources(settings.event_source, connector)
         stack.callback(opened.close)
+        check_choice(settings.collector, opened)
         return supervise(listener, resolved, access, lambda: _reload(arguments), opened=opened)
 
 

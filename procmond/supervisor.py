@@ -32,7 +32,7 @@ from procmond.pulse import LOOK_INTERVAL_S
 from procmond.selfcheck import CHECKS_PER_WATCHDOG, DEFAULT_INTERVAL_S, SelfCheck
 from procmond.watch import Watch
 
-GRACE_S: Final = 4.5
+GRACE_S: Final = 4.3
 """Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
 _KILL_WAIT_S: Final = 0.3
 """Seconds a killed child has to be gone; one that hangs in the kernel is abandoned."""

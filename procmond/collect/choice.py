@@ -12,6 +12,9 @@ from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
 from procmond.collect.sighting import Collector
+from procmond.collect.tasks import BpfCollector
+from procmond.events.choice import Opened
+from procmond.events.ebpf import Programs
 
 _NO_PTRACE: Final = (
     "without CAP_SYS_PTRACE the executables, hashes, working directories and namespaces of other users' "
@@ -29,26 +32,43 @@ _WITHHELD: Final = (
 _INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
-def check_choice(name: str) -> None:
+def check_choice(name: str, opened: Opened) -> None:
     """For the supervisor, before it forks. Raises: ConfigError for a collector that does not work here."""
-    if name not in {"auto", "procfs", "psutil"}:
-        raise ConfigError(f"collector: {name} is not built into this version; use auto, procfs or psutil")
+    if name == "bpf" and _iterator(opened) is None:
+        why = opened.reason or "event_source leaves eBPF out"
+        raise ConfigError(f"collector: bpf does not work here: {why}; use auto, procfs or psutil")
     if name == "psutil":
         import procmond.collect.processes  # noqa: F401 - loaded before the fork, and only where it is used
 
 
+def _iterator(opened: Opened) -> Programs | None:
+    """The loaded programs, if they can list tasks."""
+    programs = opened.programs
+    return None if programs is None or programs.tasks is None else programs
+
+
 def choose(
-    settings: CollectorSettings, guard: Guard, capabilities: Collection[str]
+    settings: CollectorSettings, guard: Guard, capabilities: Collection[str], opened: Opened
 ) -> tuple[Collector, tuple[str, ...]]:
     """The collector in force and its limitations, a sentence each; `capabilities` are those it has."""
     replace = redact if settings.redact_arguments else None
     names = frozenset(settings.environment_variables)
+    programs = _iterator(opened) if settings.collector in {"auto", "bpf"} else None
     collector: Collector
     if settings.collector == "psutil":
         from procmond.collect.processes import PsutilCollector
 
         collector = PsutilCollector(
             replace,
+            boot_time=settings.boot_time,
+            guard=guard,
+            memory_device=settings.memory_device,
+            environment_names=names,
+        )
+    elif programs is not None:
+        collector = BpfCollector(
+            replace,
+            programs=programs,
             boot_time=settings.boot_time,
             guard=guard,
             memory_device=settings.memory_device,

@@ -65,7 +65,7 @@ class CollectorService:
     def __init__(
         self, settings: CollectorSettings, guard: Guard, confinement: Confinement, opened: Opened
     ) -> None:
-        collector, limitations = choose(settings, guard, confinement.capabilities)
+        collector, limitations = choose(settings, guard, confinement.capabilities, opened)
         redact_arguments = redact if settings.redact_arguments else None
         self._hello = Hello(
             collector=collector.name,
@@ -168,6 +168,9 @@ class CollectorService:
         del self._open[request.number]
         if running.cancelled():  # said here: a task cancelled before its first step runs nothing of its own
             request.stopped(self._summary(request, began_ns))
+        elif (error := running.exception()) is not None:
+            # Our own fault. It ends this collector, and the front asks the next one or says INTERNAL.
+            _log.error("request_failed", task_id=request.task.task_id, exc_info=error)
 
     def _summary(self, request: Request, began_ns: int) -> CollectionSummary:
         return request.tally.summary(

@@ -42,6 +42,7 @@ SYSCALLS: Final[dict[str, tuple[int | None, int | None]]] = {
     # name: (x86-64, aarch64); None: this architecture never had it
     "accept4": (288, 242),
     "access": (21, None),
+    "bpf": (321, 280),
     "brk": (12, 214),
     "capset": (126, 91),
     "clock_getres": (229, 114),

@@ -8,7 +8,7 @@ What is missing is the point, and what the arguments are held to:
 - no call that creates, changes, names or removes a file; open(2) and openat(2) read only; no openat2,
   creat or open_by_handle_at, whose flags the filter could not see or which need not be;
 - no execve, and no new executable memory: what was not mapped when the process confined itself never runs;
-- no ptrace, process_vm_*, pidfd_getfd, pidfd_send_signal, bpf, io_uring, mount, unshare, setns, keyctl;
+- no ptrace, process_vm_*, pidfd_getfd, pidfd_send_signal, io_uring, mount, unshare, setns, keyctl;
 - no socket(), bind() or connect(): with uid 0 a Unix socket to systemd or to a container engine is root;
 - no kill(), and none of its relatives: with uid 0 and no capability at all kill() ends every other process
   of root, prlimit64() and sched_*() throttle them, and fcntl(F_SETOWN) with F_SETSIG has the kernel send
@@ -31,6 +31,7 @@ _ALL_BUT_O_ASYNC: Final = ~0o20000
 # ioctl(2) requests, asm-generic/ioctls.h, the same on both architectures. Not FIOSETOWN, TIOCSTI, FS_IOC_*.
 _TCGETS, _FIONREAD, _FIONBIO, _FIONCLEX, _FIOCLEX = 0x5401, 0x541B, 0x5421, 0x5450, 0x5451
 
+_ITER_CREATE: Final = 33  # enum bpf_cmd, include/uapi/linux/bpf.h
 _PIDFD_GET_INFO: Final = 0xC040FF0B  # include/uapi/linux/pidfd.h, with PIDFD_INFO_SIZE_VER0
 
 _AT_EMPTY_PATH: Final = 0x1000
@@ -189,6 +190,11 @@ def _reading(machine: Machine) -> tuple[Rule, ...]:
         Rule("ioprio_get", "I/O priorities, as psutil asks"),
         Rule("sched_getaffinity", "numbers of processors"),
         Rule("getsid", "sessions, as psutil's collector asks"),
+        Rule(
+            "bpf",
+            "BPF_ITER_CREATE, with which a sweep begins; loads nothing",
+            ((OneOf(0, (_ITER_CREATE,)),),),
+        ),
         Rule("pidfd_open", "a hold on a process that its number alone is not"),
         Rule("ioctl", "PIDFD_GET_INFO: who a process is, in one call", ((OneOf(1, (_PIDFD_GET_INFO,)),),)),
     )

@@ -42,6 +42,17 @@ class Opened(msgspec.Struct, frozen=True):
     programs: ebpf.Programs | None = None
     connection: Connection | None = None
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What a collector reads by. The links that keep programs attached stay with who opened them."""
+        found: list[int] = []
+        if self.programs is not None:
+            programs = self.programs
+            found += [programs.ring, programs.counters, *programs.programs.values()]
+            found += () if programs.tasks is None else (programs.tasks,)
+        if self.connection is not None:
+            found.append(self.connection.sock.fileno())
+        return tuple(found)
+
     def close(self) -> None:
         """Close them in this process."""
         if self.programs is not None:

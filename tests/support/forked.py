@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread
 import contextlib
+import encodings.ascii
 import encodings.idna
 import linecache
 import os
@@ -23,7 +24,14 @@ from procmond.main import main
 from tests.support.children import child_of, reap, wait_until
 from tests.support.daemons import Procmond
 
-LOADED_BEFORE: Final = (concurrent.futures.thread, encodings.idna, linecache, traceback, uvloop)
+LOADED_BEFORE: Final = (
+    concurrent.futures.thread,
+    encodings.ascii,
+    encodings.idna,
+    linecache,
+    traceback,
+    uvloop,
+)
 """Modules that the standard library, the event loop and the log load only when they first need them."""
 
 

@@ -35,6 +35,7 @@ TESTS: Final = tuple(
     for name in (
         "admission",
         "conversation",
+        "events",
         "hostile_peers",
         "hostile_processes",
         "inventory",
@@ -48,6 +49,15 @@ ROLES: Final = ("front", "collector", "supervisor")
 # Numbers, not names, so that a refused call can be judged by the filter; strings and structures not at all.
 STRACE: Final = ("strace", "-D", "-ff", "-qq", "-e", "raw=all", "-e", "signal=none")
 
+_HEAD: Final = """\
+# System calls, made and allowed
+
+Made by `make -s syscalls > docs/syscalls.md`: the system tests with every procmond under strace, {count}
+starts, on {machine}, {versions}. What a child does before its own filter is in force counts
+for the supervisor, whose filter it is under. A number is how often a call was made; 0: it is allowed and was
+not needed here; nothing: it is refused. What was not needed is kept where another C library (musl), another
+version of it or of Python, or a rarer path needs it; each call has its reason, and none changes a file.
+"""
 _CALL: Final = re.compile(r"(\w+)\((.*)\) += (-?\w+|\?)(?: (E\w+))?")
 _TRACE: Final = "trace."
 
@@ -221,7 +231,7 @@ def main() -> int:
         count, uses = collect(Path(name), machine)
     libc, version = platform.libc_ver()
     versions = f"Linux {platform.release()}, {libc} {version}, Python {platform.python_version()}"
-    print(f"{count} starts of procmond on {machine.name}, {versions}.\n")
+    print(_HEAD.format(count=count, machine=machine.name, versions=versions))
     print(render(uses, machine))
     return status
 

@@ -27,6 +27,7 @@ def _serve(directory: str, where: Stage, writer: int) -> None:
     """In a child: the real procmond, in which each process tries every attack once it is confined."""
     isolate()
     supervisor = os.getpid()
+    os.dup2(writer, 0)  # one of the three descriptors that the children keep
 
     def attack() -> None:
         if os.getpid() == supervisor:
@@ -34,7 +35,7 @@ def _serve(directory: str, where: Stage, writer: int) -> None:
         else:
             role = Role.FRONT if os.geteuid() == FRONT_UID else Role.COLLECTOR
         for one in ATTACKS:
-            os.write(writer, _RECORD.pack(role.value[:1].encode(), outcome_of(one, where)))
+            os.write(0, _RECORD.pack(role.value[:1].encode(), outcome_of(one, where)))
 
     path = f"{directory}/procmond.sock"
     arguments = parse_arguments(

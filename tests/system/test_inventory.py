@@ -79,7 +79,7 @@ def processes(folder: Path) -> Iterator[dict[str, int]]:
         yield found
 
 
-@pytest.fixture(scope="module", params=["procfs", "psutil"])
+@pytest.fixture(scope="module", params=["auto", "procfs", "psutil"])
 def records(request: pytest.FixtureRequest, processes: dict[str, int]) -> dict[str, ProcessRecord]:
     """What the agent received of them, through either collector."""
     assert isinstance(request.param, str)

@@ -27,7 +27,8 @@ class Late:
         return None
 
 original = main.supervise
-main.supervise = lambda *given: original(*given, lambda: sys.meta_path.insert(0, Late()))
+watch = lambda: sys.meta_path.insert(0, Late())
+main.supervise = lambda *given, **named: original(*given, **named, when_confined=watch)
 sys.exit(main.main())
 """
 
