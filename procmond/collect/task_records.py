@@ -29,7 +29,7 @@ from procmond.collect.sighting import Redact
 from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.events.facts import CWD_DELETED, HAS_CWD, KERNEL_THREAD, TaskFacts
-from procmond.events.wire import lasting
+from procmond.events.wire import lasting, parse_task
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _CREDENTIALS: Final = struct.Struct("=IIII").pack  # the form of handles.parse_credentials
@@ -44,22 +44,21 @@ class _Record(msgspec.Struct, frozen=True, gc=False):
     """An encoded record, and what it was made of."""
 
     facts: bytes
-    """The iterator's, the counters in them included."""
-    lasting: bytes
-    """The same without."""
+    """The iterator's."""
     image: Image
     arguments: Arguments
     names_version: int
+    ppid: int
     name: str
     path: str | None
     accessible: bool
-    constant: bytes
-    """The part that stays while only the counters change."""
     payload: bytes
     """All but the environment, the processor usage and the time of collection."""
+    lasting_bytes: int
+    """Of the payload, what stays while only the counters change."""
 
 
-_NO_RECORD: Final = _Record(b"", b"", NO_IMAGE, NO_ARGUMENTS, -1, "", None, False, b"", b"")
+_NO_RECORD: Final = _Record(b"", NO_IMAGE, NO_ARGUMENTS, -1, 0, "", None, False, b"", 0)
 
 
 class Kept(msgspec.Struct, gc=False):
@@ -81,9 +80,9 @@ class TaskRecords:
         self._redact = redact
 
     def record(
-        self, kept: Kept, facts: bytes, task: TaskFacts, image: Image, arguments: Arguments, *, full: bool
+        self, kept: Kept, facts: bytes, boot_ns: int, image: Image, arguments: Arguments, *, full: bool
     ) -> _Record:
-        """The record of `task`, which was parsed from `facts`.
+        """The record of the process that the iterator told `facts` of at `boot_ns`.
 
         Raises:
             MalformedProc: a fact has a value that its field cannot hold.
@@ -96,7 +95,7 @@ class TaskRecords:
             and record.names_version == self._users.version
         ):
             return record
-        record = self._renew(record, kept, facts, task, image, arguments, full=full)
+        record = self._renew(record, kept, facts, boot_ns, image, arguments, full=full)
         if len(arguments.raw) <= MAX_KEPT_BYTES:
             if full:
                 kept.full = record
@@ -109,25 +108,37 @@ class TaskRecords:
         last: _Record,
         kept: Kept,
         facts: bytes,
-        task: TaskFacts,
+        boot_ns: int,
         image: Image,
         arguments: Arguments,
         *,
         full: bool,
     ) -> _Record:
-        lasts, version = lasting(facts), self._users.version
-        made_of = (lasts, image, arguments, version)
-        if made_of == (last.lasting, last.image, last.arguments, last.names_version):
-            name, path, accessible, constant = last.name, last.path, last.accessible, last.constant
-        else:
-            shown = self._show(kept, arguments.raw, image.path)
-            reading = _reading(task, image, arguments)
-            constant = self._builder.build(task.pid, _stat(task), reading, shown, full=full)
-            if full:
-                constant += _ARGUMENTS_FROM_PROC if arguments.raw and not arguments.length else _FROM_KERNEL
-            name, path, accessible = text(task.name), image.path, reading.accessible
-        payload = constant + _encode_counters(task, full=full)
-        return _Record(facts, *made_of, name, path, accessible, constant, payload)
+        task, version = parse_task(boot_ns, facts), self._users.version
+        counters = _encode_counters(task, full=full)
+        made_of = (image, arguments, version)
+        if made_of == (last.image, last.arguments, last.names_version) and lasting(facts) == lasting(
+            last.facts
+        ):
+            payload = last.payload[: last.lasting_bytes] + counters
+            return msgspec.structs.replace(
+                last, facts=facts, image=image, arguments=arguments, payload=payload
+            )
+        shown = self._show(kept, arguments.raw, image.path)
+        reading = _reading(task, image, arguments)
+        payload = self._builder.build(task.pid, _stat(task), reading, shown, full=full)
+        if full:
+            payload += _ARGUMENTS_FROM_PROC if arguments.raw and not arguments.length else _FROM_KERNEL
+        return _Record(
+            facts,
+            *made_of,
+            task.ppid,
+            text(task.name),
+            image.path,
+            reading.accessible,
+            payload + counters,
+            len(payload),
+        )
 
     def _show(self, kept: Kept, raw: bytes, path: str | None) -> Shown:
         shown = kept.shown

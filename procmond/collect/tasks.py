@@ -55,15 +55,21 @@ class _Known(msgspec.Struct, gc=False):
 
     handle: Handle
     """Only the arguments stay open, if anything does."""
-    facts: bytes
-    task: TaskFacts
+    start_ns: int
     start_ticks: int
-    place: Place | None
+    facts: bytes = b""
+    """As the iterator told them last: parsed they would take several times the memory."""
+    cpu_ns: int = 0
+    place: Place | None = None
     """Of its image."""
     holds: bool = False
     """What is open is known to be of this process, stays so, and counts against the budget."""
     arguments: Arguments = NO_ARGUMENTS
     kept: Kept = msgspec.field(default_factory=Kept)
+
+    def task(self, boot_ns: int) -> TaskFacts:
+        """The facts as told at `boot_ns`."""
+        return parse_task(boot_ns, self.facts)
 
 
 class _Look(NamedTuple):
@@ -71,8 +77,9 @@ class _Look(NamedTuple):
 
     known: _Known
     facts: bytes
-    task: TaskFacts
     boot_ns: int
+    cpu_usage: float
+    """Percent of one core over the life of the process."""
     image: Image
     arguments: Arguments
     environment: bytes
@@ -163,7 +170,7 @@ class BpfCollector:
                 try:
                     sighting = self._show(look, wanted, now)
                 except MalformedProc:  # /proc's collector knows how to tell of such a process
-                    untold.add(look.task.pid)
+                    untold.add(look.known.handle.pid)
                 else:
                     yield sighting
         for pid in self._known.keys() - told:
@@ -212,13 +219,13 @@ class BpfCollector:
             raise ProcessLookupError(pid)
         place = self._images.place(task) if image else None
         known = self._known.get(pid)
-        if known is not None and known.task.start_ns == task.start_ns:
-            known.facts, known.task, known.place = facts, task, place
-            return known
-        if known is not None:
+        if known is not None and known.start_ns != task.start_ns:
             self._forget(pid)
-        handle = Handle(self._proc_path, pid, pidfd=False)
-        known = self._known[pid] = _Known(handle, facts, task, task.start_ticks, place)
+            known = None
+        if known is None:
+            handle = Handle(self._proc_path, pid, pidfd=False)
+            known = self._known[pid] = _Known(handle, task.start_ns, task.start_ticks)
+        known.facts, known.cpu_ns, known.place = facts, task.cpu_ns, place
         return known
 
     def _forget(self, pid: int) -> None:
@@ -233,11 +240,14 @@ class BpfCollector:
         Raises:
             OSError: it ended, or runs something else by now.
         """
-        task, place, guard = known.task, known.place, self._guard
+        facts, place, guard = known.facts, known.place, self._guard
+        usage = 0.0
+        if known.cpu_ns and boot_ns > known.start_ns:
+            usage = 100 * known.cpu_ns / (boot_ns - known.start_ns)
         if place is None:
-            return _Look(known, known.facts, task, boot_ns, NO_IMAGE, NO_ARGUMENTS, b"")
+            return _Look(known, facts, boot_ns, usage, NO_IMAGE, NO_ARGUMENTS, b"")
         if guard.active or place.sweep != self._images.sweep:
-            image = self._look_at_image(known, place)
+            image = self._look_at_image(known, place, boot_ns)
         else:
             image = place.image
         environment = b""
@@ -246,23 +256,23 @@ class BpfCollector:
             if wanted.environment and wanted.full:
                 environment = environment_missing("blocked")
         else:
-            guard.enter(Stage.ARGUMENTS, task.pid, known.start_ticks)
+            guard.enter(Stage.ARGUMENTS, known.handle.pid, known.start_ticks)
             if wanted.environment and wanted.full:
                 environment = read_environment(known.handle, self._environment_names, self._redact)
             arguments = self._read_arguments(known)
         guard.leave()
-        return _Look(known, known.facts, task, boot_ns, image, arguments, environment)
+        return _Look(known, facts, boot_ns, usage, image, arguments, environment)
 
-    def _look_at_image(self, known: _Known, place: Place) -> Image:
+    def _look_at_image(self, known: _Known, place: Place, boot_ns: int) -> Image:
         if self._guard.active and self._withholds(Stage.IMAGE, known, None):
             return unseen(place, HashState.TIMED_OUT)
         if place.sweep == self._images.sweep:
             return place.image
-        self._guard.enter(Stage.IMAGE, known.task.pid, known.start_ticks)
-        return self._images.look(place, known.task, known.handle.executable)
+        self._guard.enter(Stage.IMAGE, known.handle.pid, known.start_ticks)
+        return self._images.look(place, known.task(boot_ns), known.handle.executable)
 
     def _withholds(self, stage: Stage, known: _Known, image: FileIdentity | None) -> bool:
-        task = known.task
+        task = known.task(0)
         uid = task.real_uid if self._guard.users_matter else None
         face = (task.name, image and image[:2])
         return self._guard.withholds(stage, task.pid, known.start_ticks, face=face, uid=uid)
@@ -281,9 +291,10 @@ class BpfCollector:
             if len(raw) <= MAX_KEPT_BYTES:
                 known.arguments = arguments
             return arguments
-        length = known.task.argument_end - known.task.argument_start
+        task = known.task(0)
+        length = task.argument_end - task.argument_start
         if length < len(raw):  # these are of another program than the iterator saw
-            raise ProcessLookupError(known.task.pid)
+            raise ProcessLookupError(task.pid)
         return Arguments(raw, length=min(length, MAX_LENGTH))
 
     def _vouch(self, known: _Known) -> None:
@@ -297,7 +308,7 @@ class BpfCollector:
         """
         try:
             if parse_stat(read_file(known.handle.stat)).start_ticks != known.start_ticks:
-                raise ProcessLookupError(known.task.pid)
+                raise ProcessLookupError(known.handle.pid)
             if self._budget > 0:
                 self._budget -= 1
                 known.holds = True
@@ -307,15 +318,12 @@ class BpfCollector:
 
     def _show(self, look: _Look, wanted: Wanted, now: bytes) -> Sighting:
         """The sighting for a look; `now` is `encode_time`'s. Raises: MalformedProc as TaskRecords.record."""
-        known, facts, task, boot_ns, image, arguments, environment = look
-        record = self._records.record(known.kept, facts, task, image, arguments, full=wanted.full)
-        usage = 0.0
-        if task.cpu_ns and boot_ns > task.start_ns:
-            usage = 100 * task.cpu_ns / (boot_ns - task.start_ns)
+        known, facts, boot_ns, usage, image, arguments, environment = look
+        record = self._records.record(known.kept, facts, boot_ns, image, arguments, full=wanted.full)
         return Sighting(
-            task.pid,
+            known.handle.pid,
             known.start_ticks,
-            task.ppid,
+            record.ppid,
             record.name,
             record.path,
             image.identity,

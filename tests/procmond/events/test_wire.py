@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 from contextlib import suppress
@@ -24,7 +25,14 @@ from procmond.events.facts import (
     forward,
     status_of,
 )
-from procmond.events.wire import MalformedRecord, parse_event, parse_tasks
+from procmond.events.wire import (
+    MalformedRecord,
+    lasting,
+    parse_event,
+    parse_task,
+    parse_tasks,
+    split_tasks,
+)
 
 HEADER_FILE = Path(wire.__file__).with_name("records.bpf.h").read_text()
 FORK, EXEC, EXIT, CREDENTIALS, TASK = range(1, 6)
@@ -260,6 +268,33 @@ def test_tasks_before_a_damaged_one_are_delivered() -> None:
             next(tasks)
     assert len(list(parse_tasks(whole * 3))) == 3
     assert list(parse_tasks(b"")) == []
+
+
+def test_a_tasks_facts_are_the_same_bytes_at_another_time() -> None:
+    raw = bytearray(task_record())
+    raw[8:16] = bytes(8)
+    ((pid, boot_ns, told),) = split_tasks(task_record())
+    ((_, never, again),) = split_tasks(bytes(raw))
+    assert (pid, boot_ns, never) == (100, 31_000_000_000, 0)
+    assert told == again
+    assert [parse_task(boot_ns, told)] == list(parse_tasks(task_record()))
+
+
+def test_what_lasts_of_a_task_are_all_facts_but_those_of_its_running() -> None:
+    ((_, boot_ns, told),) = split_tasks(task_record())
+    here, running = lasting(told), {"cpu_ns", "resident_pages", "state", "exit_state"}
+    found = set()
+    for position in range(len(told)):
+        altered = bytearray(told)
+        altered[position] ^= 1
+        with contextlib.suppress(MalformedRecord):
+            one, other = parse_task(boot_ns, told), parse_task(boot_ns, bytes(altered))
+            names = {n for n in TaskFacts.__struct_fields__ if getattr(one, n) != getattr(other, n)}
+            if lasting(bytes(altered)) == here:
+                found |= names
+            else:
+                assert not names & running
+    assert found == running
 
 
 def test_a_task_that_says_it_is_empty_does_not_loop() -> None:
