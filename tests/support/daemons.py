@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from common import codec, framing
 from common.messages import DetectionResult, DetectionTask
@@ -240,43 +240,39 @@ def eventually(check: Callable[[], T], timeout_s: float = 10.0) -> T:
         time.sleep(0.01)
 
 
+_SLEEPERS: Final = """
+import os, sys
+pids = []
+for _ in range(int(sys.argv[1])):
+    pid = os.fork()
+    if not pid:
+        os.close(1)
+        os.read(0, 1)
+        os._exit(0)
+    pids.append(pid)
+os.write(1, b"%d\\n" % len(pids))
+os.write(1, "".join(f"{pid}\\n" for pid in pids).encode())
+os.read(0, 1)
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+"""Forks from a small process: a test runner with its coverage would take minutes to fork thousands."""
+
+
 @contextlib.contextmanager
 def sleepers(count: int) -> Iterator[list[int]]:
     """`count` extra processes that sleep until the end of the block, forked cheaply."""
-    ready, trigger = os.pipe()
-    report, reported = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        _be_sleepers(count, ready, reported, trigger, report)
-    os.close(ready)
-    os.close(reported)
-    pids: list[int] = []
-    with os.fdopen(report) as lines:
-        for line in lines:
-            if line == "done\n":
-                break
-            pids.append(int(line))
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _SLEEPERS, str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
         try:
-            yield pids
+            assert int(parent.stdout.readline()) == count
+            yield [int(parent.stdout.readline()) for _ in range(count)]
         finally:
-            os.close(trigger)
-            os.waitpid(parent, 0)
-
-
-def _be_sleepers(count: int, ready: int, reported: int, trigger: int, report: int) -> None:
-    """In the child: fork, report, wait for the end of the pipe, reap."""
-    os.close(trigger)
-    os.close(report)
-    children = []
-    for _ in range(count):
-        pid = os.fork()
-        if pid == 0:
-            os.close(reported)
-            os.read(ready, 1)
-            os._exit(0)
-        children.append(pid)
-    os.write(reported, "".join(f"{pid}\n" for pid in children).encode() + b"done\n")
-    os.read(ready, 1)
-    for pid in children:
-        os.waitpid(pid, 0)
-    os._exit(0)
+            parent.stdin.close()
+            parent.wait()
