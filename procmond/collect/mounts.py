@@ -134,10 +134,11 @@ def _mounts_of(pid: int) -> list[Mount]:
         return parse_mountinfo(file.read(_MAX_FOREIGN_BYTES).rpartition(b"\n")[0])
 
 
+@functools.cache
 def find_memory_device() -> int:
     """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none.
 
-    Makes a memfd: for the supervisor, before nobody can any more.
+    Makes a memfd: for the supervisor, before nobody can any more. Remembered, so that its children know it.
     """
     try:
         descriptor = os.memfd_create("device")
