@@ -180,7 +180,7 @@ def used(container: Container, command: str) -> Any:
         assert expected in output, output
         return expected
     result = container.run(
-        "timeout", "3", "daemoneye", "watch", "--format=jsonl", user=COLLEAGUE, check=False
+        "timeout", "3", "daemoneye", "watch", "--snapshot", "--format=jsonl", user=COLLEAGUE, check=False
     )
     assert result.stdout.strip(), result
     return {"events in 3 s": len(result.stdout.splitlines())}

@@ -57,7 +57,7 @@ def _watched(container: Container, argument: str, *, user: str = COLLEAGUE) -> l
     """The events of a command run by `user` with `argument`, as root's `daemoneye watch` shows them."""
     if "watch" not in commands(container):
         raise Waiting("this build has no daemoneye watch")
-    command = container.command("daemoneye", "watch", "--format=jsonl")
+    command = container.command("daemoneye", "watch", "--snapshot", "--format=jsonl")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
         try:
@@ -92,7 +92,7 @@ def pids_match(container: Container) -> Any:
     argument = f"3.{uuid.uuid4().int % 10**9}"
     if "watch" not in commands(container):
         raise Waiting("this build has no daemoneye watch")
-    command = container.command("daemoneye", "watch", "--format=jsonl")
+    command = container.command("daemoneye", "watch", "--snapshot", "--format=jsonl")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
         watching.stdout.readline()
