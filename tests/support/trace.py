@@ -53,10 +53,18 @@ _HEAD: Final = """\
 # System calls, made and allowed
 
 Made by `make -s syscalls > docs/syscalls.md`: the system tests with every procmond under strace, {count}
-starts, on {machine}, {versions}. What a child does before its own filter is in force counts
-for the supervisor, whose filter it is under. A number is how often a call was made; 0: it is allowed and was
-not needed here; nothing: it is refused. What was not needed is kept where another C library (musl), another
-version of it or of Python, or a rarer path needs it; each call has its reason, and none changes a file.
+starts, on {machine}, {versions}.
+strace slows what it traces, so single tests may fail under it for time.
+
+What a child does before its own filter is in force counts for the supervisor, whose filter it is under. A
+number is how often a call was made; 0: it is allowed and was not needed here; nothing: it is refused. What was
+not needed is kept where another C library (musl), another version of it or of Python, or a rarer path needs
+it; each call has its reason, and none changes a file.
+"""
+_REFUSED: Final = """
+Refused, and each asker goes on without: `unshare` and one `openat` of every process are its own proof that
+the filter holds; further `openat` are uvloop's, for /dev/null; libuv tries `io_uring_setup`, the C library
+`clone3` before `clone`, psutil `kill` with signal 0.
 """
 _CALL: Final = re.compile(r"(\w+)\((.*)\) += (-?\w+|\?)(?: (E\w+))?")
 _TRACE: Final = "trace."
@@ -178,7 +186,7 @@ def render(uses: dict[str, Use], machine: Machine) -> str:
             for role in ROLES
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {rules[name].reason} |")
-    lines += ["", "| refused | front | collector | supervisor |", "|---|---:|---:|---:|"]
+    lines += [_REFUSED, "| refused | front | collector | supervisor |", "|---|---:|---:|---:|"]
     for name in sorted({name for role in ROLES for name in uses[role].refused}):
         cells = [f"{uses[role].refused[name]:,}" if uses[role].refused[name] else "" for role in ROLES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
