@@ -53,11 +53,15 @@ def check_events(report: Report, container: Container, *, ebpf: bool) -> None:
                  journalled, container)  # fmt: skip
 
 
+WATCH = ("timeout", "6", "daemoneye", "watch", "--snapshot", "--format=jsonl")
+"""Ends by itself: a signal to nsenter does not reach what runs inside."""
+
+
 def _watched(container: Container, argument: str, *, user: str = COLLEAGUE) -> list[dict[str, Any]]:
     """The events of a command run by `user` with `argument`, as root's `daemoneye watch` shows them."""
     if "watch" not in commands(container):
         raise Waiting("this build has no daemoneye watch")
-    command = container.command("daemoneye", "watch", "--snapshot", "--format=jsonl")
+    command = container.command(*WATCH)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
         try:
@@ -65,8 +69,7 @@ def _watched(container: Container, argument: str, *, user: str = COLLEAGUE) -> l
             container.run("sleep", argument, user=user)
             container.run("sleep", "0.3")
         finally:
-            watching.terminate()
-        lines = [first, *watching.stdout.read().splitlines()]
+            lines = [first, *watching.stdout.read().splitlines()]
     return [event for event in map(_parsed, lines) if argument in str(event)]
 
 
@@ -92,7 +95,7 @@ def pids_match(container: Container) -> Any:
     argument = f"3.{uuid.uuid4().int % 10**9}"
     if "watch" not in commands(container):
         raise Waiting("this build has no daemoneye watch")
-    command = container.command("daemoneye", "watch", "--snapshot", "--format=jsonl")
+    command = container.command(*WATCH)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
         watching.stdout.readline()
