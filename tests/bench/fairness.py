@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.messages import (
     CollectionOptions,
@@ -29,6 +30,8 @@ RECORDS: Final = 10_000
 """What the first client streams; one answer after the other where there are fewer processes."""
 _ALONE: Final = 100
 """Answers timed without the stream."""
+_LOOK_S: Final = 2.0
+"""Seconds after a cancel in which reads are looked for."""
 _QUIET_S: Final = 0.3
 """Without a read of the collector for as long, the work has ended."""
 _HOLE_BYTES: Final = 256 << 30
@@ -82,24 +85,31 @@ def _reads_of(pid: int) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("syscr:"))
 
 
-def _last_work_after(procmond: Procmond, client: Client, task: DetectionTask, began: int) -> float | None:
-    """Seconds from sending the cancel to the collector's last read; None if the answer was complete before.
+class Cancelled(NamedTuple):
+    """Seconds since the cancel was sent."""
+
+    answered: float
+    last_read: float
+
+
+def _cancel(procmond: Procmond, client: Client, task: DetectionTask, begun: int) -> Cancelled | None:
+    """Cancel `task` after `begun` reads of the collector; None if its answer was complete before.
 
     The answer is taken meanwhile: the work must end for the cancel, not for want of a reader.
     """
     collector = procmond.children()["collector"]
     before = _reads_of(collector)
-    ends: list[ErrorCode] = []
+    ends: list[tuple[ErrorCode, float]] = []
 
     def take() -> None:
         while len(ends) < 2:
             result = client.receive()
             assert result is not None
             if not result.more:
-                ends.append(result.error_code)
+                ends.append((result.error_code, time.perf_counter()))
 
     client.send(task)
-    while _reads_of(collector) - before < began:
+    while _reads_of(collector) - before < begun:
         time.sleep(0.0005)
     reader = threading.Thread(target=take)
     reader.start()
@@ -107,23 +117,54 @@ def _last_work_after(procmond: Procmond, client: Client, task: DetectionTask, be
     sent = last = time.perf_counter()
     client.send(cancel)
     count = _reads_of(collector)
-    while (now := time.perf_counter()) - last < _QUIET_S:
+    while (now := time.perf_counter()) < sent + _LOOK_S and now - last < _QUIET_S:
         time.sleep(0.001)
         if (found := _reads_of(collector)) != count:
             count, last = found, now
     reader.join()
-    return last - sent if ends[0] is ErrorCode.CANCELLED else None
+    (code, _), (_, answered) = ends
+    return Cancelled(answered - sent, last - sent) if code is ErrorCode.CANCELLED else None
 
 
-def measure(processes: int, rounds: int) -> list[Report]:
-    """The delay of a small answer beside a stream, and how long a cancelled answer still costs work."""
+@contextlib.contextmanager
+def _hole() -> Iterator[DetectionTask]:
+    """A question for the hash of a file that takes minutes, and no room on the disk."""
+    with tempfile.NamedTemporaryFile(prefix="daemoneye-bench-") as hole:
+        os.fchmod(hole.fileno(), 0o755)
+        os.truncate(hole.fileno(), _HOLE_BYTES)
+        yield new_hash_check_task("hash", HashCheck(executable_path=hole.name))
+
+
+def _cancellations(event_source: str, processes: int, rounds: int) -> dict[str, list[Cancelled]]:
     limits = {"PROCMOND_HASHING__MAX_FILE_SIZE": str(_HOLE_BYTES), "PROCMOND_HASHING__FILE_DEADLINE": "600"}
     with (
-        tempfile.NamedTemporaryFile(prefix="daemoneye-bench-") as hole,
-        population(processes),
-        Procmond(environment=limits) as procmond,
+        _hole() as hashing,
+        Procmond("--event-source", event_source, environment=limits) as procmond,
         procmond.connect() as client,
     ):
+        client.ask(_sweep("warm"))
+        works = {"sweep": (_sweep("sweep"), max(1, processes // 10)), "hash": (hashing, 100)}
+        found: dict[str, list[Cancelled]] = {name: [] for name in works}
+        for _ in range(rounds):
+            for name, (task, begun) in works.items():
+                cancelled = _cancel(procmond, client, task, begun)
+                if cancelled is not None:
+                    found[name].append(cancelled)
+    return found
+
+
+def _figures(name: str, seconds: list[float]) -> tuple[Figure, ...]:
+    if not seconds:
+        return ()
+    note = f"of {len(seconds)}"
+    return (
+        Figure(f"{name}, median", statistics.median(seconds) * 1e3, "ms", None, note),
+        Figure(f"{name}, worst", max(seconds) * 1e3, "ms", 100, note),
+    )
+
+
+def _delay(processes: int, rounds: int) -> Report:
+    with Procmond() as procmond, procmond.connect() as client:
         client.ask(_sweep("warm"))
         alone, beside = [], []
         for _ in range(rounds):
@@ -131,37 +172,31 @@ def measure(processes: int, rounds: int) -> list[Report]:
             with _streaming(procmond) as done:
                 while not _is_over(done):
                     beside.append(_one_record(client))
-        os.fchmod(hole.fileno(), 0o755)
-        os.truncate(hole.fileno(), _HOLE_BYTES)
-        hashing = new_hash_check_task("hash", HashCheck(executable_path=hole.name))
-        works = {"sweep": (_sweep("sweep"), processes // 10), "hash": (hashing, 100)}
-        stopped: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(rounds):
-            for name, (task, began) in works.items():
-                took = _last_work_after(procmond, client, task, began)
-                if took is not None:
-                    stopped[name].append(took)
     delay = statistics.median(beside) - statistics.median(alone)
+    return Report(
+        f"beside a client that streams {RECORDS} records, {processes} extra processes",
+        (
+            Figure("one-record answer, delay at the median", delay * 1e3, "ms", 50),
+            Figure("alone, median", statistics.median(alone) * 1e3, "ms"),
+            Figure("beside, median", statistics.median(beside) * 1e3, "ms", note=f"of {len(beside)}"),
+            Figure("beside, worst", max(beside) * 1e3, "ms"),
+        ),
+    )
+
+
+def measure(processes: int, rounds: int) -> list[Report]:
+    """The delay of a small answer beside a stream, and how long a cancelled answer still costs work.
+
+    Reads can be told from those for events only where there are none: with polling and nobody who listens.
+    """
+    with population(processes):
+        delay = _delay(processes, rounds)
+        best = _cancellations("auto", processes, rounds)
+        quiet = _cancellations("polling", processes, rounds)
+    answered = [_figures(name, [one.answered for one in found]) for name, found in best.items()]
+    read = [_figures(name, [one.last_read for one in found]) for name, found in quiet.items()]
     return [
-        Report(
-            f"beside a client that streams {RECORDS} records, {processes} extra processes",
-            (
-                Figure("one-record answer, delay at the median", delay * 1e3, "ms", 50),
-                Figure("alone, median", statistics.median(alone) * 1e3, "ms"),
-                Figure("beside, median", statistics.median(beside) * 1e3, "ms", note=f"of {len(beside)}"),
-                Figure("beside, worst", max(beside) * 1e3, "ms"),
-            ),
-        ),
-        Report(
-            "from a cancel to the last read for the answer",
-            tuple(
-                Figure(f"{name}, {word}", value * 1e3, "ms", target, f"of {len(found)}")
-                for name, found in stopped.items()
-                if found
-                for word, value, target in (
-                    ("median", statistics.median(found), None),
-                    ("worst", max(found), 100),
-                )
-            ),
-        ),
+        delay,
+        Report("from a cancel to its answer, the best event source", tuple(itertools.chain(*answered))),
+        Report("from a cancel to the last read for the answer, polling", tuple(itertools.chain(*read))),
     ]

@@ -57,9 +57,9 @@ starts, on {machine}, {versions}.
 strace slows what it traces, so single tests may fail under it for time.
 
 What a child does before its own filter is in force counts for the supervisor, whose filter it is under. A
-number is how often a call was made; 0: it is allowed and was not needed here; nothing: it is refused. What was
-not needed is kept where another C library (musl), another version of it or of Python, or a rarer path needs
-it; each call has its reason, and none changes a file.
+number is how often a call was made; 0: it is allowed and was not needed here; nothing: it is refused. What
+was not needed is kept where another C library (musl), another version of it or of Python, or a rarer path
+needs it; each call has its reason, and none changes a file.
 """
 _REFUSED: Final = """
 Refused, and each asker goes on without: `unshare` and one `openat` of every process are its own proof that
