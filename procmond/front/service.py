@@ -182,7 +182,8 @@ class Front:
             )
         if hello.limitations != self._limitations:  # not again for each collector that replaces another
             self._limitations = hello.limitations
-            _log.warning("view_limited", limitations=list(hello.limitations))
+            # Not a warning: what a container cannot see is as it should be, and the agent tells in any case.
+            _log.info("view_limited", limitations=list(hello.limitations))
         if not self._greeted.is_set():
             self._greeted.set()
             control.send(self._supervisor, control.Ready())
