@@ -123,7 +123,7 @@ def statuses(procmond: Procmond) -> dict[str, Status]:
 def said_once(procmond: Procmond) -> list[str]:
     """What it said at start that it cannot see."""
     (line,) = procmond.log("view_limited")
-    assert line["level"] == "warning"
+    assert line["level"] == "info"
     limitations: list[str] = line["limitations"]
     return limitations
 
