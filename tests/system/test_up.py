@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 
@@ -50,12 +50,16 @@ class Running(NamedTuple):
     lines: list[str]
 
 
-def up(*arguments: str, program: tuple[str, ...] = ("-m", "agent.cli.main")) -> subprocess.Popen[str]:
+def up(
+    *arguments: str,
+    program: tuple[str, ...] = ("-m", "agent.cli.main"),
+    stderr: int | IO[str] = subprocess.PIPE,
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *program, "up", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
@@ -225,11 +229,13 @@ def test_children_end_when_it_is_killed() -> None:
 
 
 @needs_root
-def test_nothing_is_imported_once_root_is_given_up() -> None:
-    process = up("--verbose", program=("-c", WATCH_IMPORTS))
+def test_nothing_is_imported_once_root_is_given_up(tmp_path: Path) -> None:
+    with open(tmp_path / "err", "w") as log:  # a pipe nobody reads would be full of what runs here
+        process = up("--verbose", program=("-c", WATCH_IMPORTS), stderr=log)
     until_told(process)
     process.terminate()
-    _, err = process.communicate(timeout=10)
+    process.communicate(timeout=10)
+    err = (tmp_path / "err").read_text()
     assert process.returncode == 0, err
     assert '"sweep_completed"' in err  # the agent's log is what was looked at
     assert "LATE IMPORT" not in err
