@@ -213,7 +213,7 @@ curl "https://h/?password=«a%20b»&x=1"
 curl -x http://u:«pw»@proxy:3128 https://x/
     curl -x http://proxy:3128 https://x/
 pip install --index-url https://u:«pw»@pypi/simple x
-    pip install --index-url https://pypi.org/simple x
+    pip install --index-url https://mirror.example/simple x
 app "host=db password=«hunter2» user=app"
     app "host=db passfile=/etc/x user=app"
 app "password=«x» host=db"
