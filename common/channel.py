@@ -83,9 +83,17 @@ class Channel(asyncio.Protocol):
             await self._drain()
 
     def post(self, payload: bytes) -> None:
-        """Write one small frame without waiting: last words before `close`. Never raises for a dead peer."""
+        """Write one frame without waiting: last words before `close`, or an answer while the channel is
+        `ready`, which keeps what is buffered bounded. Never raises for a dead peer.
+        """
         if self._failure is None and self._transport is not None and not self._transport.is_closing():
             self._write(encode_frame(payload, self._max_frame_size))
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame posted now follows what was sent before it, and finds room: no sender waits, and
+        what is buffered is below the high-water mark."""
+        return self._writable and not self._send_lock.locked()
 
     @property
     def buffered(self) -> int:

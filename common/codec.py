@@ -25,7 +25,12 @@ _CONVERSION: Final = Conversion(
     ),
 )
 
+_TASK_ID_TAG: Final = bytes([pb.DetectionResult.TASK_ID_FIELD_NUMBER << 3 | 2])
+_ONE_BYTE_LENGTH: Final = 128
+"""Lengths below it take one byte (https://protobuf.dev/programming-guides/encoding)."""
+
 _decode_task: Final = _CONVERSION.decoder(messages.DetectionTask)
+_renew_task: Final = _CONVERSION.renewer(messages.DetectionTask)
 _decode_result: Final = _CONVERSION.decoder(messages.DetectionResult)
 
 
@@ -42,6 +47,14 @@ def decode_task(payload: bytes) -> messages.DetectionTask:
     return _decode_task(payload)
 
 
+def renew_task(payload: bytes) -> tuple[messages.DetectionTask, bytes]:
+    """The task in a frame's payload, and its bytes written anew: no field in them but the schema's.
+
+    Raises: DecodeError.
+    """
+    return _renew_task(payload)
+
+
 def encode_result(result: messages.DetectionResult) -> bytes:
     """The wire bytes of a result. Raises: ValueError, TypeError when a value does not fit its field."""
     return _CONVERSION.encode(result)
@@ -54,6 +67,9 @@ def decode_result(payload: bytes) -> messages.DetectionResult:
 
 def encode_envelope(task_id: str, sequence: int, *, more: bool) -> bytes:
     """The three fields of a result that the front adds to the collector's bytes: cheap, once a frame."""
+    name = task_id.encode()
+    if not sequence and not more and len(name) < _ONE_BYTE_LENGTH:  # most answers are one frame
+        return _TASK_ID_TAG + bytes((len(name),)) + name
     return pb.DetectionResult(task_id=task_id, sequence=sequence, more=more).SerializeToString()
 
 

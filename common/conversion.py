@@ -45,6 +45,15 @@ class _Plan:
             *(field.name for field in wire_type.DESCRIPTOR.fields)
         )
 
+    def parse(self, payload: bytes) -> ProtobufMessage:
+        """The protobuf message in `payload`. Raises: DecodeError."""
+        wire = self.wire_type()
+        try:
+            wire.ParseFromString(payload)
+        except ProtobufDecodeError as error:
+            raise DecodeError(self.value_type.__name__, str(error)) from None
+        return wire
+
     def decode(self, wire: ProtobufMessage) -> Any:
         """The frozen value of a parsed message."""
         decoders = self.decoders
@@ -114,16 +123,18 @@ class Conversion:
     def decoder(self, value_type: type[_M]) -> Callable[[bytes], _M]:
         """What decodes one kind of message, for those who decode many. It raises DecodeError."""
         plan = self._plans[value_type.__name__]
+        return lambda payload: cast(_M, plan.decode(plan.parse(payload)))
 
-        def decode(payload: bytes) -> _M:
-            wire = plan.wire_type()
-            try:
-                wire.ParseFromString(payload)
-            except ProtobufDecodeError as error:
-                raise DecodeError(value_type.__name__, str(error)) from None
-            return cast(_M, plan.decode(wire))
+    def renewer(self, value_type: type[_M]) -> Callable[[bytes], tuple[_M, bytes]]:
+        """As `decoder`, with the message's bytes written anew, without fields the schema does not have."""
+        plan = self._plans[value_type.__name__]
 
-        return decode
+        def renew(payload: bytes) -> tuple[_M, bytes]:
+            wire = plan.parse(payload)
+            wire.DiscardUnknownFields()
+            return cast(_M, plan.decode(wire)), wire.SerializeToString()
+
+        return renew
 
     def _plan_of(self, descriptor: Descriptor) -> _Plan:
         """The plan of a message, made once."""

@@ -23,6 +23,7 @@ DIGEST_HEX: Final = {"sha256": 64, "sha512": 128, "sha1": 40, "md5": 32, "blake3
 DEFAULT_ALGORITHM: Final = "sha256"
 
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
+_KNOWN: Final = frozenset(TaskType)
 _HASHING: Final = frozenset({TaskType.CHECK_PROCESS_HASH, TaskType.VERIFY_EXECUTABLE})
 _COLLECTING: Final = frozenset({TaskType.ENUMERATE_PROCESSES, TaskType.MONITOR_PROCESS_TREE})
 
@@ -44,7 +45,7 @@ def check_task(task: DetectionTask, algorithms: Collection[str] = tuple(DIGEST_H
     Raises: InvalidTask naming field, value and bound; Unsupported for a task type or algorithm that this
     server does not know.
     """
-    if task.task_type not in TaskType.__members__.values():
+    if task.task_type not in _KNOWN:
         known = ", ".join(f"{kind.name} ({kind.value})" for kind in TaskType)
         raise Unsupported(f"task type {task.task_type} is not known here; ask one of {known}")
     _bytes("metadata", task.metadata or "", limits.MAX_METADATA_BYTES)

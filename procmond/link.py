@@ -53,6 +53,9 @@ class Kind(IntEnum):
     """A PART of an answer without an end, with what the next collector needs to go on from there."""
 
 
+_KINDS: Final[dict[int, Kind]] = {kind.value: kind for kind in Kind}
+
+
 class LinkMessage(NamedTuple):
     """One message of the line."""
 
@@ -153,27 +156,25 @@ class LinkDecoder:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._buffer = bytearray()
+        self._rest = b""
 
     def feed(self, data: bytes) -> list[LinkMessage]:
         """The messages completed by `data`. Raises: FrameTooLarge, LinkError."""
-        buffer = self._buffer
-        buffer += data
+        rest = self._rest + data if self._rest else data
         found: list[LinkMessage] = []
         start = 0
-        while len(buffer) - start >= _HEADER.size:
-            length, kind, request = _HEADER.unpack_from(buffer, start)
+        while len(rest) - start >= _HEADER.size:
+            length, number, request = _HEADER.unpack_from(rest, start)
             if length > self._max_body:
                 raise FrameTooLarge(length, self._max_body)
-            end = start + _HEADER.size + length
-            if len(buffer) < end:
+            begin = start + _HEADER.size
+            end = begin + length
+            if len(rest) < end:
                 break
-            body = bytes(memoryview(buffer)[start + _HEADER.size : end])
-            try:
-                found.append(LinkMessage(Kind(kind), request, body))
-            except ValueError:
-                raise LinkError(f"message of kind {kind}") from None
+            kind = _KINDS.get(number)
+            if kind is None:
+                raise LinkError(f"message of kind {number}")
+            found.append(LinkMessage(kind, request, rest[begin:end]))
             start = end
-        if start:
-            del buffer[:start]
+        self._rest = rest[start:]
         return found

@@ -32,10 +32,13 @@ way to a collector that hangs: without a bound, peers that come and go would fil
 class Exchange:
     """One open question: frames come in, credit goes out."""
 
-    def __init__(self, relay: Relay, request: int, question: Question, *, live: bool) -> None:
+    def __init__(
+        self, relay: Relay, request: int, question: Question, arrived: Callable[[], None], *, live: bool
+    ) -> None:
         self._relay = relay
         self.request = request
         self.question = question
+        self._arrived = arrived
         self._live = live
         self.forwarded = False
         """Whether any frame was handed on: then it cannot be asked again, unless it is live."""
@@ -45,25 +48,28 @@ class Exchange:
         self._arrival: asyncio.Future[None] | None = None
         self._failure: InternalError | None = None
 
-    async def next(self, until: float | None) -> LinkMessage:
+    async def next(self) -> LinkMessage:
         """The next frame, PART, LAST or STOPPED; the one before it counts as taken.
 
-        `until` is a time of the loop's clock. Raises: TimeoutError then; InternalError when the collector
-        was lost and the question cannot be asked again.
+        Raises: InternalError when the collector was lost and the question cannot be asked again.
         """
         if self.forwarded:
             self._relay.credit(self)
-        if self._frames and self._frames[0].kind is Kind.PART and _passed(until):
-            raise TimeoutError  # a slow reader does not stretch the deadline
         while not self._frames:
             if self._failure is not None:
                 raise self._failure
             self._arrival = asyncio.get_running_loop().create_future()
             try:
-                async with asyncio.timeout_at(until):
-                    await self._arrival
+                await self._arrival
             finally:
                 self._arrival = None
+        self.forwarded = True
+        return self._frames.popleft()
+
+    def take_whole(self) -> LinkMessage | None:
+        """The answer, if it has come and is one frame. Else None, and `next` has it piece by piece."""
+        if self.forwarded or not self._frames or self._frames[0].kind is Kind.PART:
+            return None
         self.forwarded = True
         return self._frames.popleft()
 
@@ -100,12 +106,14 @@ class Exchange:
         self._wake()
 
     def _wake(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
+        if self._arrival is None:
+            self._arrived()
+        elif not self._arrival.done():
             self._arrival.set_result(None)
 
 
-def _passed(until: float | None) -> bool:
-    return until is not None and asyncio.get_running_loop().time() >= until
+def _nothing() -> None:
+    pass
 
 
 class _Line(asyncio.Protocol):
@@ -176,12 +184,15 @@ class Relay:
             self.losses["collector_backlog"] += 1
             raise Busy("the collector does not keep up with what it is asked; try again")
 
-    def ask(self, question: Question, *, live: bool = False) -> Exchange:
+    def ask(
+        self, question: Question, *, live: bool = False, arrived: Callable[[], None] = _nothing
+    ) -> Exchange:
         """Put a question; its frames come from the Exchange, which the caller closes. `live`: the answer has
-        no end, and goes on with the next collector.
+        no end, and goes on with the next collector. `arrived` is called when a frame or a failure has come
+        and nobody waits in `next`; it must not raise.
         """
         request = next(self._numbers) % _REQUEST_IDS
-        exchange = self._open[request] = Exchange(self, request, question, live=live)
+        exchange = self._open[request] = Exchange(self, request, question, arrived, live=live)
         self._ask(exchange)
         return exchange
 

@@ -6,6 +6,7 @@ Refusals are written by the reader itself, so a peer that asks and never reads i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Final
 
 from common import codec, limits, validate
@@ -36,10 +37,11 @@ from procmond.front import answers, dispatch
 from procmond.front.admission import Admission
 from procmond.front.dispatch import Handler
 from procmond.front.relay import Exchange, Relay
-from procmond.link import Kind, Question
+from procmond.link import Kind, LinkMessage, Question
 
 _MAX_CANCELS: Final = limits.MAX_TASKS_PER_CONNECTION
 """CANCEL_TASKs waiting for their targets on one connection; they are exempt from the other limits."""
+_LATE: Final = DeadlineExceeded("the deadline passed; what came before it is valid")
 
 
 class Flight:
@@ -48,11 +50,16 @@ class Flight:
     def __init__(self, task: DetectionTask) -> None:
         self.task = task
         self.exchange: Exchange | None = None
+        self.running: asyncio.Task[None] | None = None
+        """What answers it; None while the collector has not answered, and where one look will do."""
+        self.timer: asyncio.TimerHandle | None = None
+        """Of its deadline."""
         self.ended_by: TaskError | None = None
         """Why it was told to stop; the first reason stands."""
         self.stopped = False
         """Whether it ended for that reason, rather than complete just before."""
-        self.done = asyncio.Event()
+        self._done = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     def stop(self, reason: TaskError) -> None:
         """End the answer early, with a typed last frame."""
@@ -60,6 +67,24 @@ class Flight:
             self.ended_by = reason
             if self.exchange is not None:
                 self.exchange.cancel()
+
+    def finish(self) -> None:
+        """It has ended: nobody works on it any more."""
+        self._done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.exchange is not None:
+            self.exchange.close()
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self) -> None:
+        """Returns when it has ended."""
+        if not self._done:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
 
 
 class Session:
@@ -78,10 +103,12 @@ class Session:
         self._admission = admission
         self._relay = relay
         self._settings = admission.settings
+        self._loop = asyncio.get_running_loop()
         self._flights: dict[str, Flight] = {}
-        self._running: set[asyncio.Task[None]] = set()
         self._counted = 0
         self._ending = False
+        self._over = False
+        """Whether the connection failed under a sender: `run` is about to end everything."""
         self._log = get_logger("procmond.front").bind(peer_uid=peer.uid, peer_pid=peer.pid)
         self.answered = 0
         """Tasks ended on this connection."""
@@ -93,8 +120,11 @@ class Session:
                 try:
                     await self._read(group)
                 finally:
-                    for task in self._running:
-                        task.cancel()
+                    for flight in tuple(self._flights.values()):
+                        if flight.running is None:
+                            self._finish(flight)
+                        else:
+                            flight.running.cancel()
         except* ConnectionLost:
             pass
         except* PeerError as errors:
@@ -113,7 +143,7 @@ class Session:
         for flight in flights:
             flight.stop(reason)
         for flight in flights:
-            await flight.done.wait()
+            await flight.wait()
         self._channel.close()
         await self._channel.wait_closed()
 
@@ -125,8 +155,8 @@ class Session:
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         while (payload := await self._channel.receive()) is not None:
-            received = asyncio.get_running_loop().time()
-            task = codec.decode_task(payload)
+            received = self._loop.time()
+            task, encoded = codec.renew_task(payload)
             validate.check_task_id(task.task_id)
             if task.task_id in self._flights:
                 raise TaskIdError(f"task_id {task.task_id!r} is in flight already")
@@ -139,8 +169,11 @@ class Session:
                 await self._say(answers.capabilities(task, self._relay, self._admission, self._permission))
             elif handler is None:
                 await self._say(answers.nothing(task))
+            elif handler is Handler.CANCEL:
+                flight = self._flights[task.task_id] = Flight(task)
+                self._run(group, flight, self._cancel(flight))
             else:
-                self._start(group, task, handler, received)
+                self._ask(group, task, encoded, received)
 
     def _admit(self, task: DetectionTask) -> Handler | None:
         """Who answers; None for the reference's old way to ask for capabilities. Raises: TaskError."""
@@ -160,75 +193,70 @@ class Session:
             raise Busy(f"{_MAX_CANCELS} cancellations are under way on this connection; wait for one")
         return entry.handler
 
-    def _start(
-        self, group: asyncio.TaskGroup, task: DetectionTask, handler: Handler, received: float
-    ) -> None:
+    def _ask(self, group: asyncio.TaskGroup, task: DetectionTask, encoded: bytes, received: float) -> None:
         flight = self._flights[task.task_id] = Flight(task)
-        work = self._cancel(flight) if handler is Handler.CANCEL else self._answer(flight, received)
-        running = group.create_task(work, name=f"answer-{task.task_id}")
-        self._running.add(running)
-        running.add_done_callback(
-            lambda done: self._ended(done, flight, counted=handler is not Handler.CANCEL)
+        live = task.options is not None and task.options.live
+        deadline_s = task.deadline_ms / 1000 if task.deadline_ms else self._settings.task_deadline_s
+        if task.deadline_ms or not live:
+            flight.timer = self._loop.call_at(received + deadline_s, flight.stop, _LATE)
+        question = Question(
+            self._permission is Permission.ADMINISTER,
+            self._settings.max_frame_size - answers.OWN_FIELDS_BYTES,
+            encoded,
         )
+        flight.exchange = self._relay.ask(question, live=live, arrived=lambda: self._arrived(group, flight))
 
-    def _ended(self, running: asyncio.Task[None], flight: Flight, *, counted: bool) -> None:
-        self._running.discard(running)
+    def _run(self, group: asyncio.TaskGroup, flight: Flight, work: Coroutine[None, None, None]) -> None:
+        flight.running = group.create_task(work, name=f"answer-{flight.task.task_id}")
+        flight.running.add_done_callback(lambda running: self._ran(running, flight))
+
+    def _ran(self, running: asyncio.Task[None], flight: Flight) -> None:
+        if not running.cancelled() and running.exception() is not None:
+            self._over = True
+        self._finish(flight)
+
+    def _finish(self, flight: Flight) -> None:
         del self._flights[flight.task.task_id]
-        flight.done.set()
+        flight.finish()
         self.answered += 1
-        if counted:
+        if flight.exchange is not None:
             self._counted -= 1
             self._admission.end()
 
     # --------------------------------------------------------------------------------------- answering
 
-    async def _answer(self, flight: Flight, received: float) -> None:
-        task = flight.task
-        question = Question(
-            self._permission is Permission.ADMINISTER,
-            self._settings.max_frame_size - answers.OWN_FIELDS_BYTES,
-            codec.encode_task(task),
-        )
-        exchange = flight.exchange = self._relay.ask(question, live=_is_live(task))
-        if flight.ended_by is not None:  # told to stop before this ran
-            exchange.cancel()
-        sequence = 0
-        try:
-            while True:
-                body, last = await self._next(flight, exchange, self._deadline(task, received))
-                await self._channel.send(answers.complete(body, task.task_id, sequence, more=not last))
-                sequence += 1
-                if last:
-                    return
-        finally:
-            exchange.close()
+    def _arrived(self, group: asyncio.TaskGroup, flight: Flight) -> None:
+        """The relay's: the collector answered, or will not. An answer of one frame for a peer that reads is
+        handed on here and now; a task of its own costs more than all the rest."""
+        exchange = flight.exchange
+        if flight.running is not None or exchange is None or self._over:
+            return
+        if self._channel.ready and (message := exchange.take_whole()) is not None:
+            body = _last_body(flight, message)
+            self._channel.post(answers.complete(body, flight.task.task_id, 0, more=False))
+            self._finish(flight)
+        else:
+            self._run(group, flight, self._answer(flight, exchange))
 
-    async def _next(self, flight: Flight, exchange: Exchange, deadline: float | None) -> tuple[bytes, bool]:
-        """The next frame's bytes and whether it is the last; a deadline or lost collector makes one."""
+    async def _answer(self, flight: Flight, exchange: Exchange) -> None:
+        sequence = 0
+        last = False
+        while not last:
+            body, last = await self._next(flight, exchange)
+            await self._channel.send(answers.complete(body, flight.task.task_id, sequence, more=not last))
+            sequence += 1
+
+    async def _next(self, flight: Flight, exchange: Exchange) -> tuple[bytes, bool]:
+        """The next frame's bytes and whether it is the last; a lost collector makes one."""
         try:
-            if flight.ended_by is None:
-                try:
-                    message = await exchange.next(deadline)
-                except TimeoutError:
-                    flight.stop(DeadlineExceeded("the deadline passed; what came before it is valid"))
-                    message = await exchange.next(None)
-            else:
-                message = await exchange.next(None)
+            message = await exchange.next()
         except InternalError as error:
             flight.stopped = flight.ended_by is not None
             self._log.error("answer_lost", task_id=flight.task.task_id, error=str(error))
             return answers.override(flight.ended_by or error, summary=CollectionSummary()), True
-        if message.kind is Kind.STOPPED and flight.ended_by is not None:
-            flight.stopped = True
-            return message.body + answers.override(flight.ended_by), True
-        return message.body, message.kind is not Kind.PART
-
-    def _deadline(self, task: DetectionTask, received: float) -> float | None:
-        if task.deadline_ms:
-            return received + task.deadline_ms / 1000
-        if _is_live(task):
-            return None
-        return received + self._settings.task_deadline_s
+        if message.kind is Kind.PART:
+            return message.body, False
+        return _last_body(flight, message), True
 
     async def _cancel(self, flight: Flight) -> None:
         task = flight.task
@@ -237,7 +265,7 @@ class Session:
             await self._refuse(task, NotFound(f"task {task.target_task_id!r} is not in flight here"))
             return
         target.stop(Cancelled("cancelled by the client"))
-        await target.done.wait()
+        await target.wait()
         if target.stopped and isinstance(target.ended_by, Cancelled):
             await self._say(answers.nothing(task))
         else:
@@ -253,5 +281,8 @@ class Session:
         await self._channel.send(codec.encode_result(result))
 
 
-def _is_live(task: DetectionTask) -> bool:
-    return task.options is not None and task.options.live
+def _last_body(flight: Flight, message: LinkMessage) -> bytes:
+    if message.kind is Kind.STOPPED and flight.ended_by is not None:
+        flight.stopped = True
+        return message.body + answers.override(flight.ended_by)
+    return message.body

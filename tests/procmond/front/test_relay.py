@@ -78,7 +78,7 @@ def asked_for(message: LinkMessage) -> bytes:
 async def taken(exchange: Exchange) -> LinkMessage:
     """The exchange's next frame."""
     async with asyncio.timeout(PATIENCE_S):
-        return await exchange.next(None)
+        return await exchange.next()
 
 
 async def test_an_answers_bytes_pass_through_unread() -> None:
@@ -177,31 +177,46 @@ async def test_a_greeting_is_remembered_and_passed_on() -> None:
         assert stage.greetings == [HELLO]
 
 
-# ------------------------------------------------------------------------------------------------ deadline
+# ------------------------------------------------------------------------------------------- whole answers
 
 
-async def test_an_answer_that_does_not_come_in_time_is_a_timeout() -> None:
+async def test_what_comes_while_nobody_waits_is_told() -> None:
     async with staged() as stage:
-        await stage.collector()
-        exchange = stage.relay.ask(question(b"question"))
-        with pytest.raises(TimeoutError):
-            await exchange.next(asyncio.get_running_loop().time())
+        collector = await stage.collector()
+        told = asyncio.Event()
+        exchange = stage.relay.ask(question(b"question"), arrived=told.set)
+        request = (await collector.expect(Kind.ASK)).request
+        assert exchange.take_whole() is None
+        await collector.say(Kind.LAST, request, b"all")
+        async with asyncio.timeout(PATIENCE_S):
+            await told.wait()
+        assert exchange.take_whole() == LinkMessage(Kind.LAST, request, b"all")
+        assert exchange.take_whole() is None
 
 
-@pytest.mark.parametrize("kind", [Kind.LAST, Kind.STOPPED])
-async def test_a_deadline_that_passed_cuts_between_frames_but_keeps_the_end(kind: Kind) -> None:
+async def test_an_answer_in_pieces_is_not_taken_whole() -> None:
     async with staged() as stage:
         collector = await stage.collector()
         exchange = stage.relay.ask(question(b"question"))
         request = (await collector.expect(Kind.ASK)).request
         await collector.say(Kind.PART, request, b"part")
-        await collector.say(kind, request, b"end")
+        await collector.say(Kind.LAST, request, b"end")
         await stage.arrived(collector)
-        past = asyncio.get_running_loop().time()
-        with pytest.raises(TimeoutError):
-            await exchange.next(past)
+        assert exchange.take_whole() is None
         assert (await taken(exchange)).body == b"part"
-        assert (await exchange.next(past)).body == b"end"
+        assert exchange.take_whole() is None
+        assert (await taken(exchange)).body == b"end"
+
+
+async def test_a_failure_is_told_too() -> None:
+    async with staged() as stage:
+        told = asyncio.Event()
+        exchange = stage.relay.ask(question(b"question"), arrived=told.set)
+        exchange.cancel()  # no collector ever came
+        assert told.is_set()
+        assert exchange.take_whole() is None
+        with pytest.raises(InternalError):
+            await exchange.next()
 
 
 # ---------------------------------------------------------------------------------------- lost collectors

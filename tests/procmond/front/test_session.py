@@ -103,6 +103,21 @@ async def test_pipelined_tasks_are_answered_as_their_answers_come() -> None:
             assert (await conversation.result(f"t{n}")).success
 
 
+async def test_whole_answers_wait_for_a_peer_that_does_not_read() -> None:
+    async with staged() as stage:
+        conversation = await stage.converse()
+        names = [f"t{n}" for n in range(16)]
+        await conversation.ask(*(new_enumerate_task(name) for name in names))
+        body = encode(DetectionResult(boot_id="x" * 900_000)) + LAST
+        for _ in names:
+            await stage.collector.say(Kind.LAST, (await stage.collector.asked())[0], body)
+        await stage.collector.hello()
+        while stage.relay.hello is None:
+            await asyncio.sleep(0)
+        assert stage.admission.tasks == len(names) - 1  # one frame is on its way, no more
+        assert {(await conversation.result(name)).success for name in names} == {True}
+
+
 async def test_negotiation_tells_what_this_server_can_do_for_this_peer() -> None:
     async with staged(max_tasks_per_connection=3) as stage:
         conversation = await stage.converse(Permission.ADMINISTER)
