@@ -153,6 +153,9 @@ MAX_RUNNING_PIDS: Final = 1024
 """Processes listed in one ExecutableReport, lowest pids first; the number of all is in its error_message."""
 MAX_SYMBOLIC_LINKS: Final = 40
 """Followed while one path is resolved; the kernel's own bound (MAXSYMLINKS, path_resolution(7))."""
+KNOWN_PATHS: Final = 1024
+"""Paths, and answers about the files they lead to, that are remembered between questions, the first to come
+forgotten first; about 1 KiB each, 10 where the path is as long as can be."""
 MAX_PATH_DEPTH: Final = 128
 """Directories of a path, each of which holds a descriptor while the path is resolved."""
 

@@ -10,16 +10,18 @@ from typing import Final
 
 from common import codec, limits
 from common.errors import TooLarge
-from common.messages import DetectionResult, TaskType
+from common.messages import DetectionResult, DetectionTask, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
 from procmond.collect.guard import Guard
+from procmond.collect.known_answers import KnownAnswer
 from procmond.collect.live import monitor_live
 from procmond.collect.request import Request
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
+from procmond.collect.vetting import look_again
 from procmond.pulse import Stage
 
 Handler = Callable[[Request, Tools], Awaitable[bytes]]
@@ -42,9 +44,12 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
             count += 1
             request.tally.image(count, report.hash_state)
             if question.one_target:
-                return codec.encode(
+                body = codec.encode(
                     DetectionResult(executables=(report,), hash_result=hash_result(report, question))
                 )
+                if task.hash_check is not None and _about_one_path(task):
+                    tools.answers.put(task.hash_check, report, KnownAnswer(question.algorithms, body))
+                return body
             piece = codec.encode(DetectionResult(executables=(report,)))
             if len(body) + len(piece) > limit and body:
                 if not task.stream:
@@ -56,6 +61,30 @@ async def check_hash(request: Request, tools: Tools) -> bytes:
                 body = b""
             body += piece
     return body
+
+
+def answer_at_once(task: DetectionTask, tools: Tools) -> bytes | None:
+    """The last frame's fields for CHECK_PROCESS_HASH of one path, where one look proves that they still hold.
+
+    What a question of the same words was answered stays true while the file is the same, unchanged, and its
+    digests are known. None: the question is one for the table.
+    """
+    check = task.hash_check
+    if check is None or not _about_one_path(task):
+        return None
+    identity = look_again(check.executable_path)
+    if identity is None:
+        return None
+    known = tools.answers.get(check, identity)
+    if known is None or tools.engine.cached(identity, known.algorithms) is None:
+        return None
+    return known.body
+
+
+def _about_one_path(task: DetectionTask) -> bool:
+    return (
+        task.task_type == TaskType.CHECK_PROCESS_HASH and task.options is None and task.process_filter is None
+    )
 
 
 async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:

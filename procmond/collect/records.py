@@ -221,3 +221,9 @@ def encode_exception(field: str, provenance: Provenance, reason: str = "") -> by
     exception = pb.FieldProvenance(field=number, provenance=provenance, reason=reason)  # type: ignore[arg-type]  # an int to protobuf
     raw = exception.SerializeToString()
     return _EXCEPTIONS_TAG + varint(len(raw)) + raw
+
+
+def one_image_hashed(*, duration_us: int, boot_time: int) -> bytes:
+    """The end of a complete answer about one image whose digests are known: success, and its summary."""
+    summary = pb.CollectionSummary(executables_hashed=1, duration_us=duration_us, boot_time=boot_time)
+    return pb.DetectionResult(success=True, summary=summary).SerializeToString()

@@ -17,6 +17,7 @@ from procmond.collect.filters import compile_filter
 from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import canonical
 from procmond.collect.hashes import SweepHashes, fragment
+from procmond.collect.known_answers import KnownAnswers
 from procmond.collect.lanes import HashLanes
 from procmond.collect.records import varint
 from procmond.collect.request import Request
@@ -41,6 +42,7 @@ class Tools(NamedTuple):
     guard: Guard
     hash_budget_s: float
     feed: Feed
+    answers: KnownAnswers
 
 
 class RecordWriter:

@@ -66,31 +66,66 @@ def follow(path: str) -> Descriptor | Obstacle:
 
     `path` is absolute and holds no NUL. Never waits for a peer, and opens nothing for reading.
     """
+    land = _land()
     try:
-        return _walk(path.encode(), _barred().places())
+        barred = land.barred()
+        passed: list[os.stat_result] = []
+        found = _walk(path.encode(), barred, passed)
     except OSError as error:
         return Obstacle(os.strerror(error.errno or 0))
+    if isinstance(found, Descriptor) and all(map(_only_root_writes, passed)):
+        land.remember(path, found.status)
+    return found
 
 
-class _Barred:
-    """The places a walk must not enter, worked out again only when the mounts have changed."""
+def look_again(path: str) -> FileIdentity | None:
+    """The file at a `path` that was followed before, by one look instead of a walk.
+
+    None unless nobody but root can have changed the way there, no mount came or went since, and it still
+    leads to the same file: then it is to be followed.
+    """
+    try:
+        return _land().look_again(path)
+    except OSError:
+        return None
+
+
+class _Land:
+    """The mounts as they are now: places a walk must not enter, and paths that were walked and are safe."""
 
     def __init__(self) -> None:
         self._table = MountTable()
         self._mounts: list[Mount] = []
-        self._places: dict[bytes, str] = {}
+        self._barred: dict[bytes, str] = {}
+        self._known: dict[str, tuple[int, int]] = {}
 
-    def places(self) -> Mapping[bytes, str]:
+    def barred(self) -> Mapping[bytes, str]:
         """As `barred_mounts`, of the mounts there are now. Raises: OSError."""
         mounts = self._table.mounts()
         if mounts is not self._mounts:
-            self._mounts, self._places = mounts, barred_mounts(mounts)
-        return self._places
+            self._mounts, self._barred = mounts, barred_mounts(mounts)
+            self._known.clear()
+        return self._barred
+
+    def remember(self, path: str, status: os.stat_result) -> None:
+        """`path` was just walked among directories of root's, to this file."""
+        if len(self._known) >= limits.KNOWN_PATHS:
+            del self._known[next(iter(self._known))]
+        self._known[path] = status.st_dev, status.st_ino
+
+    def look_again(self, path: str) -> FileIdentity | None:
+        """See the function of this name. Raises: OSError."""
+        self.barred()
+        known = self._known.get(path)
+        if known is None:
+            return None
+        status = os.stat(path)
+        return identity_of(status) if (status.st_dev, status.st_ino) == known else None
 
 
 @functools.cache
-def _barred() -> _Barred:
-    return _Barred()
+def _land() -> _Land:
+    return _Land()
 
 
 def barred_mounts(mounts: Iterable[Mount]) -> dict[bytes, str]:
@@ -103,8 +138,16 @@ def barred_mounts(mounts: Iterable[Mount]) -> dict[bytes, str]:
     return barred
 
 
-def _walk(path: bytes, barred: Mapping[bytes, str]) -> Descriptor | Obstacle:
-    """Raises: OSError when a component is missing or forbidden, or is below a file."""
+def _only_root_writes(directory: os.stat_result) -> bool:
+    # An access control list that lets others write shows in the bits of the group: they are its mask then.
+    return directory.st_uid == 0 and not directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _walk(path: bytes, barred: Mapping[bytes, str], passed: list[os.stat_result]) -> Descriptor | Obstacle:
+    """`passed` gets every directory in which a name was looked up.
+
+    Raises: OSError when a component is missing or forbidden, or is below a file.
+    """
     pending = path.split(b"/")[::-1]
     trail = [Descriptor(os.open("/", _STEP))]
     names = [b""]
@@ -120,6 +163,7 @@ def _walk(path: bytes, barred: Mapping[bytes, str]) -> Descriptor | Obstacle:
         place = b"/".join((*names, name))
         if place in barred:
             return Obstacle(f"lies on a file system of type {barred[place]}")
+        passed.append(trail[-1].status)
         step = Descriptor(os.open(name, _STEP, dir_fd=trail[-1].number))
         if not stat.S_ISLNK(step.status.st_mode):
             trail.append(step)

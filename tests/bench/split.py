@@ -13,6 +13,7 @@ import os
 from common import codec, framing
 from common.messages import new_enumerate_task
 from procmond.collect.guard import Guard
+from procmond.collect.known_answers import KnownAnswers
 from procmond.collect.lanes import HashLanes, make_lanes
 from procmond.collect.mounts import find_memory_device
 from procmond.collect.procfs import ProcfsCollector
@@ -60,7 +61,7 @@ def measure(processes: int, rounds: int) -> list[Report]:
             )
 
         engine = runner.run(make_engine())
-        tools = Tools(collector, engine, Guard(), 5.0, make_feed(engine))
+        tools = Tools(collector, engine, Guard(), 5.0, make_feed(engine), KnownAnswers())
 
         def sweep() -> None:
             for _ in collector.sweep(Wanted(), None):
