@@ -14,25 +14,22 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, ProcessStatus
-from procmond.collect.boot import read_boot_id, read_boot_time
-from procmond.collect.build import (
+from procmond.collect.arguments import (
     ARGUMENTS_BLOCKED,
-    ARGUMENTS_REFUSED,
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
-    NS_PER_TICK,
-    Arguments,
-    Builder,
-    Reading,
     Shown,
     environment_missing,
+    read_arguments,
+    read_environment,
     show_arguments,
 )
+from procmond.collect.boot import read_boot_id, read_boot_time
+from procmond.collect.build import NS_PER_TICK, Builder, Reading
 from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
-from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.environment import ENVIRONMENT_NAMES
 from procmond.collect.guard import Guard
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
@@ -43,20 +40,12 @@ from procmond.collect.handles import (
     read_file,
 )
 from procmond.collect.images import NO_IMAGE, Image, Images
-from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
+from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.pulse import Stage
-
-_COUNT_BYTES: Final = 64 * 1024
-_MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
-"""Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
-
-MAX_LENGTH: Final = 2**32 - 1
-"""The largest that fits the schema. Any process may tell the kernel that its arguments end anywhere in its
-address space (PR_SET_MM_MAP of prctl(2))."""
 
 
 class _Record(NamedTuple):
@@ -210,7 +199,7 @@ class ProcfsCollector:
         else:
             image = known.image = self._look_at_image(handle, stat, last_image)
             blocked = self._blocks(Stage.ARGUMENTS, handle, stat, image.identity)
-            arguments = ARGUMENTS_BLOCKED if blocked else _arguments(handle, stat)
+            arguments = ARGUMENTS_BLOCKED if blocked else read_arguments(handle, stat)
             if wanted.environment and wanted.full:
                 if blocked:
                     environment = environment_missing("blocked")
@@ -317,40 +306,6 @@ def _update_stat(known: _Known, raw_stat: bytes) -> None:
         raise ProcessLookupError(known.handle.pid)
     known.stat = stat
     known.raw_stat = raw_stat
-
-
-def read_environment(handle: Handle, names: Collection[str], redact: Redact | None) -> bytes:
-    """The part of a record that shows the variables called one of `names`, or says that it was refused."""
-    try:
-        raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
-    except PermissionError:
-        return environment_missing("denied")
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-    variables = select_environment(parse_environment(raw, names), redact)
-    return encode_record({}, environment=variables)
-
-
-def _arguments(handle: Handle, stat: Stat) -> Arguments:
-    try:
-        raw = handle.arguments(MAX_COMMAND_LINE_BYTES + 1)
-    except PermissionError:
-        return ARGUMENTS_REFUSED
-    if len(raw) <= MAX_COMMAND_LINE_BYTES:
-        return Arguments(raw)
-    return Arguments(raw, length=_length(handle, stat, len(raw)))
-
-
-def _length(handle: Handle, stat: Stat, seen: int) -> int:
-    """The length of all arguments in bytes: the kernel's where it says, else counted."""
-    if stat.argument_bytes >= seen:
-        return min(stat.argument_bytes, MAX_LENGTH)
-    while seen < _MAX_COUNTED_BYTES:
-        more = len(handle.arguments(_COUNT_BYTES, seen))
-        if not more:
-            break
-        seen += more
-    return seen
 
 
 def _cpu_usage(stat: Stat) -> float:

@@ -11,16 +11,15 @@ from typing import Final
 import msgspec
 
 from common.messages import ProcessStatus, Provenance
-from procmond.collect.build import (
+from procmond.collect.arguments import (
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
     Arguments,
-    Builder,
-    Reading,
     Shown,
     show_arguments,
 )
+from procmond.collect.build import Builder, Reading
 from procmond.collect.details import Details
 from procmond.collect.images import NO_IMAGE, Image
 from procmond.collect.procfs_parse import Stat

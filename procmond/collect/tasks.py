@@ -19,20 +19,22 @@ import msgspec
 from common.limits import MAX_COMMAND_LINE_BYTES
 from common.logs import get_logger
 from common.messages import HashState
-from procmond.collect.build import (
+from procmond.collect.arguments import (
     ARGUMENTS_BLOCKED,
     ARGUMENTS_REFUSED,
     MAX_KEPT_BYTES,
+    MAX_LENGTH,
     NO_ARGUMENTS,
     Arguments,
     environment_missing,
+    read_environment,
 )
 from procmond.collect.environment import ENVIRONMENT_NAMES
 from procmond.collect.guard import Guard
 from procmond.collect.handles import Handle, descriptor_budget, read_file
 from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.mounts import find_memory_device
-from procmond.collect.procfs import MAX_LENGTH, ProcfsCollector, read_environment
+from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.procfs_parse import MalformedProc, parse_stat
 from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
