@@ -21,6 +21,7 @@ from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
 from procmond.collect.guard import Guard
 from procmond.collect.images import NO_IMAGE, Image, Images, Verdict
+from procmond.collect.leaderless import is_leaderless, living_thread
 from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_record
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
@@ -107,12 +108,15 @@ class _Reader:
         self._collector = collector
         self._pid = pid
         self._wanted = wanted
-        self._process = psutil.Process(pid)
+        self._process = self._living = psutil.Process(pid)
+        self._folder = b"%s/%d/" % (os.fsencode(collector._proc), pid)
         self._missing: dict[str, str] = {}
         self._environment: dict[str, str] = {}
         self._facts: Facts = {}
         self._stat = self._read_stat() if collector._linux else None
         self._image = NO_IMAGE
+        if self._stat is not None and is_leaderless(self._stat):
+            self._look_through_thread(self._stat)
 
     def sighting(self) -> Sighting:
         """The process as found.
@@ -120,7 +124,7 @@ class _Reader:
         Raises:
             psutil.NoSuchProcess, _Vanished: it ended first.
         """
-        with self._process.oneshot():
+        with self._process.oneshot(), self._living.oneshot():
             ppid, name, start_ticks = self._identity()
             self._read_image()
             self._read_arguments()
@@ -134,7 +138,7 @@ class _Reader:
                     "name": name,
                     "executable_path": self._image.path,
                     "start_time": self._collector.boot_time() + start_ticks // _TICKS,
-                    "user_id": str(self._process.uids().real),
+                    "user_id": str(self._living.uids().real),
                     "file_exists": self._image.verdict.file_exists,
                     "on_disk_mismatch": self._image.verdict.on_disk_mismatch,
                     "accessible": accessible,
@@ -165,6 +169,14 @@ class _Reader:
         except (OSError, MalformedProc):
             raise _Vanished from None
 
+    def _look_through_thread(self, leader: Stat) -> None:
+        """From now on ask a thread that lives for what the first one has lost."""
+        thread = living_thread(os.fsencode(self._collector._proc), self._pid)
+        if thread is not None:
+            self._living = psutil.Process(thread.number)
+            self._folder += b"task/%d/" % thread.number
+            self._stat = thread.complete(leader)
+
     def _identity(self) -> tuple[int, str, int]:
         """Parent, name and start: exact from the kernel on Linux, elsewhere as psutil has them."""
         if self._stat is not None:
@@ -177,10 +189,10 @@ class _Reader:
         if self._stat is None:
             self._image = self._portable_image()
         elif not self._stat.kernel_thread and self._stat.status is not ProcessStatus.ZOMBIE:
-            link = os.fsencode(f"{self._collector._proc}/{self._pid}/exe")
+            link = self._folder + b"exe"
             images = self._collector._images
             blocked = self._blocks(Stage.IMAGE)
-            self._image = images.unread(link) if blocked else images.look(self._pid, link)
+            self._image = images.unread(link) if blocked else images.look(self._folder, link)
         if self._image.state is HashState.DENIED:
             self._missing["executable_path"] = "denied"
         elif self._image.identity is not None and self._image.path is None:
@@ -204,7 +216,7 @@ class _Reader:
         guard = self._collector._guard
         start_ticks = 0 if self._stat is None else self._stat.start_ticks
         if guard.active:
-            uid = self._process.uids().real if guard.users_matter else None
+            uid = self._living.uids().real if guard.users_matter else None
             face = (self._stat and self._stat.name, self._image.identity and self._image.identity[:2])
             if guard.withholds(stage, self._pid, start_ticks, face=face, uid=uid):
                 return True
@@ -217,7 +229,7 @@ class _Reader:
             self._facts["command_line_blocked"] = True
             return
         try:
-            arguments = [os.fsencode(argument) for argument in self._process.cmdline()]
+            arguments = [os.fsencode(argument) for argument in self._living.cmdline()]
         except psutil.ZombieProcess:
             arguments = []
         except psutil.AccessDenied:
@@ -239,7 +251,7 @@ class _Reader:
             seconds = cpu.user + cpu.system
             age = self._age()
             self._facts["cpu_usage"] = 100 * seconds / age if age > 0 else 0.0
-            self._facts["memory_usage"] = self._process.memory_info().rss
+            self._facts["memory_usage"] = self._living.memory_info().rss
             if self._wanted.full:
                 self._facts["cpu_time_ns"] = round(seconds * 1e9)
         except psutil.AccessDenied:
@@ -253,13 +265,13 @@ class _Reader:
 
     def _read_more(self, ppid: int, start_ticks: int) -> None:
         """Fill the schema's numbers 100 and up, and leave out what is not asked for."""
-        process, facts = self._process, self._facts
-        uids, gids = process.uids(), process.gids()
+        process, living, facts = self._process, self._living, self._facts
+        uids, gids = living.uids(), living.gids()
         facts.update(
             {
                 "start_ticks": start_ticks,
                 "parent_start_ticks": self._start_of(ppid),
-                "status": _STATUS.get(process.status(), ProcessStatus.UNSPECIFIED),
+                "status": _STATUS.get(living.status(), ProcessStatus.UNSPECIFIED),
                 "threads": process.num_threads(),
                 "real_uid": uids.real,
                 "effective_uid": uids.effective,
@@ -278,7 +290,7 @@ class _Reader:
             facts["executable_device"] = self._image.identity.device
             facts["executable_inode"] = self._image.identity.inode
         try:
-            facts["cwd"] = text(os.fsencode(process.cwd()))
+            facts["cwd"] = text(os.fsencode(living.cwd()))
         except psutil.ZombieProcess:
             pass
         except psutil.AccessDenied:
@@ -296,7 +308,7 @@ class _Reader:
             self._missing["environment"] = "blocked"
             return
         try:
-            variables = self._process.environ()
+            variables = self._living.environ()
         except psutil.ZombieProcess:
             return
         except psutil.AccessDenied:

@@ -40,12 +40,16 @@ from procmond.collect.handles import (
     read_file,
 )
 from procmond.collect.images import NO_IMAGE, Image, Images
+from procmond.collect.leaderless import is_leaderless, living_thread
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
 from procmond.collect.records import encode_moment, encode_record, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.pulse import Stage
+
+_THREADS_TRIED: Final = 3
+"""Of a process whose first thread has ended: threads that ended while they were looked at."""
 
 
 class _Record(NamedTuple):
@@ -192,7 +196,30 @@ class ProcfsCollector:
             last_image = known.image
         else:
             _update_stat(known, raw_stat)
-        stat = known.stat
+            if is_leaderless(known.stat):
+                return self._read_leaderless(known, wanted)
+        return self._read_rest(known, handle, wanted, last_image)
+
+    def _read_leaderless(self, known: _Known, wanted: Wanted) -> Sighting:
+        """Read a process through a thread that lives; as the zombie it seems where none stays long enough."""
+        leader, raw_stat = known.stat, known.raw_stat
+        for _ in range(_THREADS_TRIED):
+            thread = living_thread(self._proc_path, known.handle.pid)
+            if thread is None:
+                break
+            handle = Handle(self._proc_path, known.handle.pid, pidfd=False, thread=thread.number)
+            known.stat, known.raw_stat = thread.complete(leader), raw_stat + thread.raw_stat
+            try:
+                return self._read_rest(known, handle, wanted, None)
+            except (FileNotFoundError, ProcessLookupError):  # the thread ended
+                known.stat, known.raw_stat = leader, raw_stat
+            finally:
+                handle.close()
+        return self._read_rest(known, known.handle, wanted, None)
+
+    def _read_rest(self, known: _Known, handle: Handle, wanted: Wanted, last_image: Image | None) -> Sighting:
+        """Read all but the stat, by way of `handle`."""
+        raw_stat, stat = known.raw_stat, known.stat
         environment = b""
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
             image, arguments = NO_IMAGE, NO_ARGUMENTS
@@ -248,7 +275,7 @@ class ProcfsCollector:
     def _look_at_image(self, handle: Handle, stat: Stat, last: Image | None) -> Image:
         if self._blocks(Stage.IMAGE, handle, stat, None):
             return self._images.unread(handle.executable)
-        return self._images.look(handle.pid, handle.executable, last)
+        return self._images.look(handle.folder, handle.executable, last)
 
     def _blocks(self, stage: Stage, handle: Handle, stat: Stat, image: FileIdentity | None) -> bool:
         """Whether the next read is withheld; if not, the pulse says that it is made."""

@@ -212,12 +212,14 @@ class BpfCollector:
         """Take over facts that have changed.
 
         Raises:
-            ProcessLookupError: they may not belong together.
+            ProcessLookupError: they may not belong together, or say nothing of a process that runs on
+                without its first thread, which is all the iterator tells of.
             MalformedRecord: they are none.
         """
         task = parse_task(boot_ns, facts)
         image = task.flags & HAS_IMAGE
-        if task.flags & _UNSOUND or (task.argument_end and not image):
+        leaderless = task.exit_state and task.threads > 1
+        if task.flags & _UNSOUND or (task.argument_end and not image) or leaderless:
             raise ProcessLookupError(pid)
         place = self._images.place(task) if image else None
         known = self._known.get(pid)
@@ -271,7 +273,7 @@ class BpfCollector:
         if place.sweep == self._images.sweep:
             return place.image
         self._guard.enter(Stage.IMAGE, known.handle.pid, known.start_ticks)
-        return self._images.look(place, known.task(boot_ns), known.handle.executable)
+        return self._images.look(place, known.task(boot_ns), known.handle.folder)
 
     def _withholds(self, stage: Stage, known: _Known, image: FileIdentity | None) -> bool:
         task = known.task(0)

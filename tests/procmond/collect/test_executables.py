@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -32,11 +33,12 @@ from common.messages import (
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, Question, hash_result, question_of
 from procmond.collect.guard import Guard
+from procmond.collect.handlers import running_images
 from procmond.collect.hashing import HashEngine
 from procmond.collect.lanes import HashLanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device
 from procmond.collect.sighting import FileIdentity
-from tests.procmond.collect.made import deep_image
+from tests.procmond.collect.made import deep_image, leaderless
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -74,11 +76,7 @@ class Host:
 
     async def _running(self) -> Sequence[tuple[int, FileIdentity]]:
         self.sweeps += 1
-        found = []
-        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-            with contextlib.suppress(OSError):
-                found.append((pid, identity_of(os.stat(f"/proc/{pid}/exe"))))
-        return found
+        return await running_images(Guard())
 
     async def ask(self, asked: Question, *, administrator: bool = False) -> list[ExecutableReport]:
         return [report async for report in self._examiner.examine(asked, administrator=administrator)]
@@ -348,6 +346,15 @@ async def test_a_zombie_has_no_executable(host: Host) -> None:
     process.wait()
     assert (report.hash_state, report.error_code) == (HashState.NO_EXECUTABLE, ErrorCode.UNSPECIFIED)
     assert not hash_result(report, asked).success
+
+
+async def test_an_image_whose_first_thread_has_ended_is_examined(host: Host) -> None:
+    program = os.path.realpath(sys.executable)
+    with leaderless() as process:
+        report = await host.one("", process.pid, verify=True)
+    assert (report.path, report.hash_state, report.on_disk_mismatch) == (program, HashState.OK, False)
+    assert report.digests[0].value == hashlib.sha256(Path(program).read_bytes()).hexdigest()
+    assert process.pid in report.running_pids
 
 
 def descriptors_on(path: Path) -> int:
