@@ -4,7 +4,9 @@ of that is read, shown and kept.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from common.limits import MAX_COMMAND_LINE_BYTES
@@ -41,6 +43,12 @@ MAX_KEPT_BYTES: Final = 4096
 """Of arguments. Longer ones are read as always, but not kept: it is the processes that choose how long."""
 
 
+MAX_HIDDEN_BYTES: Final = 4 * 1024 * 1024
+"""Of what redaction did to longer ones: of some thousand that each hold a few secrets."""
+_ENTRY_BYTES: Final = 256
+_ELEMENT_BYTES: Final = 128  # about what Python needs beside the text
+
+
 class Shown(NamedTuple):
     """An argument vector as it is shown."""
 
@@ -54,13 +62,55 @@ class Shown(NamedTuple):
 NOT_SHOWN: Final = Shown(None, None)
 
 
-def show_arguments(raw: bytes, path: str | None, redact: Redact | None) -> Shown:
-    """Cut `raw`, split it and replace its secrets."""
-    argv = split_arguments(raw[:MAX_COMMAND_LINE_BYTES])
-    redacted = False
-    if argv and redact is not None:
-        argv, redacted = redact(argv, path)
-    return Shown(raw, path, argv, redacted)
+class _Hidden(NamedTuple):
+    """What redaction did to a long argument vector."""
+
+    elements: tuple[tuple[int, str], ...]
+    """Those it changed, by position."""
+    bytes: int
+
+
+class Presenter:
+    """Shows argument vectors. Those too long to be kept are not looked through for secrets again while they
+    stay what they were: what was found in them is remembered by their digest.
+    """
+
+    def __init__(self, redact: Redact | None) -> None:
+        """`redact` replaces secrets; None: they are shown."""
+        self._redact = redact
+        self._hidden: OrderedDict[bytes, _Hidden] = OrderedDict()
+        self._bytes = 0
+
+    def show(self, raw: bytes, path: str | None) -> Shown:
+        """Cut `raw`, split it and replace its secrets; `path` is the executable's."""
+        argv = split_arguments(raw[:MAX_COMMAND_LINE_BYTES])
+        if not argv or self._redact is None:
+            return Shown(raw, path, argv)
+        if len(raw) <= MAX_KEPT_BYTES:
+            return Shown(raw, path, *self._redact(argv, path))
+        key = sha256((path or "").encode() + b"\0" + raw).digest()
+        hidden = self._hidden.get(key)
+        if hidden is None:
+            shown, redacted = self._redact(argv, path)
+            self._remember(key, argv, shown)
+            return Shown(raw, path, shown, redacted)
+        self._hidden.move_to_end(key)
+        if not hidden.elements:
+            return Shown(raw, path, argv)
+        changed = list(argv)
+        for at, element in hidden.elements:
+            changed[at] = element
+        return Shown(raw, path, tuple(changed), True)
+
+    def _remember(self, key: bytes, argv: tuple[str, ...], shown: tuple[str, ...]) -> None:
+        elements = tuple(
+            (at, after) for at, (before, after) in enumerate(zip(argv, shown, strict=True)) if before != after
+        )
+        hidden = _Hidden(elements, _ENTRY_BYTES + sum(_ELEMENT_BYTES + len(text) for _, text in elements))
+        self._hidden[key] = hidden
+        self._bytes += hidden.bytes
+        while self._bytes > MAX_HIDDEN_BYTES:  # the one not asked for the longest
+            self._bytes -= self._hidden.popitem(last=False)[1].bytes
 
 
 def environment_missing(reason: str) -> bytes:

@@ -20,11 +20,11 @@ from procmond.collect.arguments import (
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
+    Presenter,
     Shown,
     environment_missing,
     read_arguments,
     read_environment,
-    show_arguments,
 )
 from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.build import NS_PER_TICK, Builder, Reading
@@ -104,6 +104,7 @@ class ProcfsCollector:
         `pidfd` says whether to use PIDFD_GET_INFO (default: where the kernel has it).
         """
         self._redact = redact
+        self._presenter = Presenter(redact)
         self._guard = guard or Guard()
         self._environment_names = environment_names
         self._proc = proc
@@ -260,7 +261,7 @@ class ProcfsCollector:
         raw = reading.arguments.raw
         shown = known.shown
         if shown.raw != raw or shown.path != reading.image.path:
-            shown = show_arguments(raw, reading.image.path, self._redact)
+            shown = self._presenter.show(raw, reading.image.path)
         known.name = text(known.stat.name)
         payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
         record = _Record(_share(reading, known), payload)
