@@ -1,21 +1,23 @@
 """From what was read of a process to its encoded record. One rule: equal readings make equal bytes.
 
-So a record may be kept for as long as the readings stay equal. Nothing is read here.
+So a record may be kept for as long as the readings stay equal. Nothing is read here but the clock.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Final, NamedTuple
 
 from common.messages import HashState, Provenance
 from procmond.collect.arguments import Arguments, Shown
 from procmond.collect.details import NO_DETAILS, Details, detail_facts
-from procmond.collect.handles import parse_credentials
+from procmond.collect.handles import is_exhausted, parse_credentials
 from procmond.collect.images import Image
-from procmond.collect.procfs_parse import Stat, tty_name
-from procmond.collect.records import Facts, encode_record
+from procmond.collect.procfs_parse import MalformedProc, Stat, tty_name
+from procmond.collect.records import Facts, encode_record, encode_time
 from procmond.collect.scripts import script_path
+from procmond.collect.sighting import Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 
@@ -40,6 +42,22 @@ class Reading(NamedTuple):
     def accessible(self) -> bool:
         """Whether the kernel refused none of the specification's facts."""
         return self.image.state is not HashState.DENIED and self.arguments.missing != "denied"
+
+
+def unread(pid: int, wanted: Wanted, error: OSError | MalformedProc) -> Sighting:
+    """A process of which `error` hid all but that it exists.
+
+    Its facts are missing as `denied` where procmond was refused (hidepid), as `exhausted` where there were no
+    descriptors or memory to ask with, else as `failed`.
+    """
+    state = HashState.DENIED if isinstance(error, PermissionError) else HashState.IO_ERROR
+    reason = "denied" if state is HashState.DENIED else "failed"
+    if isinstance(error, OSError) and is_exhausted(error):
+        reason = "exhausted"
+    missing = dict.fromkeys(("ppid", "name", "start_ticks"), reason) if wanted.full else None
+    payload = encode_record({"pid": pid, "accessible": False}, missing)
+    payload += encode_time(time.time_ns() // 1_000_000)
+    return Sighting(pid, 0, 0, "", None, None, state, False, payload)
 
 
 class Builder:

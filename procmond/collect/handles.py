@@ -40,6 +40,14 @@ RESERVED_DESCRIPTORS: Final = 512
 """Of the limit of this process, left for everything else it opens."""
 
 
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def is_exhausted(error: OSError) -> bool:
+    """Whether it says that we or the machine have run out of something, and nothing about what was asked."""
+    return error.errno in _EXHAUSTED
+
+
 def read_file(path: bytes, limit: int = TEXT_BYTES) -> bytes:
     """At most `limit` bytes of a file in /proc, by one read.
 

@@ -13,6 +13,7 @@ import os
 from typing import Final, NamedTuple
 
 from common.messages import HashState
+from procmond.collect.handles import is_exhausted
 from procmond.collect.mounts import find_memory_device
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.text import text
@@ -77,6 +78,12 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
+def _unless_exhausted(error: Exception) -> None:
+    """Raise it again where it does not say that there is no such file."""
+    if isinstance(error, OSError) and is_exhausted(error):
+        raise error
+
+
 class Images:
     """Looks at images; each name is looked up once per sweep and root directory."""
 
@@ -99,6 +106,8 @@ class Images:
         have run another program: an exec begins with an empty page table. Then, if the same file in the same
         state still runs and another process has shown in this sweep that it stands at that name, the link is
         not read again.
+
+        Raises: OSError where `is_exhausted`.
         """
         image = NO_IMAGE
         try:
@@ -130,7 +139,9 @@ class Images:
             return _DENIED
         except (FileNotFoundError, ProcessLookupError):
             return NO_IMAGE
-        except OSError:
+        except OSError as error:
+            if is_exhausted(error):
+                raise
             return _FAILED
         return image
 
@@ -146,7 +157,7 @@ class Images:
 
     def judge(self, folder: bytes, link: bytes, image: os.stat_result) -> Verdict:
         """What stands at the name of the image of the process whose /proc/PID/ is `folder`, given the target
-        and the stat of its /proc/PID/exe.
+        and the stat of its /proc/PID/exe. Raises: OSError where `is_exhausted`.
         """
         if not link:
             return NO_VERDICT
@@ -173,7 +184,8 @@ class Images:
         if key not in self._names:
             try:
                 self._names[key] = os.lstat(name)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                _unless_exhausted(error)
                 self._names[key] = None
         return self._names[key]
 
@@ -185,7 +197,8 @@ class Images:
             namespace = os.readlink(its + b"ns/mnt")
             if _same(here, there) and os.readlink(own + b"ns/mnt") == namespace:
                 return None
-        except OSError:
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         return namespace, there.st_dev, there.st_ino
 
@@ -200,7 +213,8 @@ class Images:
         *directories, last = name.split(b"/")[1:]
         try:
             at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         try:
             for directory in directories:
@@ -208,7 +222,8 @@ class Images:
                 os.close(at)
                 at = below
             return os.stat(last, dir_fd=at, follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         finally:
             os.close(at)

@@ -8,6 +8,7 @@ import select
 from typing import Final, NamedTuple
 
 from common import limits
+from procmond.collect.handles import is_exhausted
 from procmond.collect.leaderless import at_image
 
 REMOTE: Final = frozenset(
@@ -109,8 +110,8 @@ class Places:
                 for mount in mounts():
                     if mount.number == number:
                         return mount.remote
-        except OSError:
-            return False  # it has ended; whoever opens it will say so
+        except OSError as error:
+            return is_exhausted(error)  # else it has ended; whoever opens it will say so
         return True
 
 

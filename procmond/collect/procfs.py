@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.messages import HashState, ProcessStatus
+from common.messages import ProcessStatus
 from procmond.collect.arguments import (
     ARGUMENTS_BLOCKED,
     MAX_KEPT_BYTES,
@@ -27,7 +27,7 @@ from procmond.collect.arguments import (
     read_environment,
 )
 from procmond.collect.boot import read_boot_id, read_boot_time
-from procmond.collect.build import NS_PER_TICK, Builder, Reading
+from procmond.collect.build import NS_PER_TICK, Builder, Reading, unread
 from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
 from procmond.collect.environment import ENVIRONMENT_NAMES
 from procmond.collect.guard import Guard
@@ -35,6 +35,7 @@ from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
     Handle,
     descriptor_budget,
+    is_exhausted,
     parse_credentials,
     pidfd_info_works,
     read_file,
@@ -42,7 +43,7 @@ from procmond.collect.handles import (
 from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.leaderless import is_leaderless, living_thread
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
-from procmond.collect.records import encode_moment, encode_record, encode_time
+from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
@@ -151,8 +152,8 @@ class ProcfsCollector:
             except (FileNotFoundError, ProcessLookupError):
                 if pids is None:
                     yield None
-            except (OSError, MalformedProc):  # hidepid: that it exists is all there is to know
-                yield self._hidden(pid, wanted)
+            except (OSError, MalformedProc) as error:
+                yield unread(pid, wanted, error)
 
     def _look(self, pid: int, wanted: Wanted, *, keep: bool) -> Sighting:
         known = self._known.get(pid)
@@ -301,7 +302,9 @@ class ProcfsCollector:
             return self._starts[stat.ppid]
         try:
             start_ticks = parse_stat(read_file(b"%s/%d/stat" % (self._proc_path, stat.ppid))).start_ticks
-        except (OSError, MalformedProc):  # it ended since; the child has another parent already
+        except (OSError, MalformedProc) as error:  # it ended since; the child has another parent already
+            if isinstance(error, OSError) and is_exhausted(error):
+                raise
             return None
         self._starts[stat.ppid] = start_ticks
         return start_ticks
@@ -312,11 +315,6 @@ class ProcfsCollector:
             self._milliseconds = milliseconds
             self._encoded_time = encode_time(milliseconds)
         return self._encoded_time
-
-    def _hidden(self, pid: int, wanted: Wanted) -> Sighting:
-        missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
-        payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
-        return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
 
 
 def _share(reading: Reading, known: _Known) -> Reading:
