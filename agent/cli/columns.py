@@ -51,7 +51,8 @@ def marks(record: ProcessRecord) -> tuple[str, ...]:
             ("memory", record.memory_backed),
             ("deleted", record.on_disk_mismatch and not record.file_exists and not record.memory_backed),
             ("replaced", record.on_disk_mismatch and record.file_exists and not record.memory_backed),
-            ("denied", not record.accessible),
+            ("denied", not record.accessible and not _is_unread(record)),
+            ("unread", _is_unread(record)),
             ("blocked", record.command_line_blocked),
             ("redacted", record.redacted),
             ("cut", record.command_line_length > 0),
@@ -59,6 +60,11 @@ def marks(record: ProcessRecord) -> tuple[str, ...]:
         )
         if holds
     )
+
+
+def _is_unread(record: ProcessRecord) -> bool:
+    """Whether procmond could not look at it for a reason of its own, not because it was refused."""
+    return any(item.reason in {"exhausted", "failed"} for item in record.exceptions)
 
 
 def command(record: ProcessRecord) -> str:

@@ -1,46 +1,29 @@
 """From what was read of a process to its encoded record. One rule: equal readings make equal bytes.
 
-So a record may be kept for as long as the readings stay equal. Nothing is read here.
+So a record may be kept for as long as the readings stay equal. Nothing is read here but the clock.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Final, NamedTuple
 
-from common.limits import MAX_COMMAND_LINE_BYTES
 from common.messages import HashState, Provenance
+from procmond.collect.arguments import Arguments, Shown
 from procmond.collect.details import NO_DETAILS, Details, detail_facts
-from procmond.collect.handles import parse_credentials
+from procmond.collect.handles import is_exhausted, parse_credentials
 from procmond.collect.images import Image
-from procmond.collect.procfs_parse import Stat, split_arguments, tty_name
-from procmond.collect.records import Facts, encode_record
+from procmond.collect.procfs_parse import MalformedProc, Stat, tty_name
+from procmond.collect.records import Facts, encode_record, encode_time
 from procmond.collect.scripts import script_path
-from procmond.collect.sighting import Redact
+from procmond.collect.sighting import Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 NS_PER_TICK: Final = 1_000_000_000 // TICKS
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-
-
-class Arguments(NamedTuple):
-    """What was read of the argument vector."""
-
-    raw: bytes
-    """At most one byte more than may be shown."""
-    missing: str = ""
-    """Why nothing was read: `denied`, or `blocked` because reading would hang."""
-    length: int = 0
-    """Of all arguments in bytes where they had to be cut, else 0."""
-
-
-NO_ARGUMENTS: Final = Arguments(b"")
-ARGUMENTS_REFUSED: Final = Arguments(b"", missing="denied")
-ARGUMENTS_BLOCKED: Final = Arguments(b"", missing="blocked")
-MAX_KEPT_BYTES: Final = 4096
-"""Of arguments. Longer ones are read as always, but not kept: it is the processes that choose how long."""
 
 
 class Reading(NamedTuple):
@@ -61,31 +44,20 @@ class Reading(NamedTuple):
         return self.image.state is not HashState.DENIED and self.arguments.missing != "denied"
 
 
-class Shown(NamedTuple):
-    """An argument vector as it is shown."""
+def unread(pid: int, wanted: Wanted, error: OSError | MalformedProc) -> Sighting:
+    """A process of which `error` hid all but that it exists.
 
-    raw: bytes | None
-    """What it was made of, together with `path`: what is redacted depends on the program."""
-    path: str | None
-    argv: tuple[str, ...] = ()
-    redacted: bool = False
-
-
-NOT_SHOWN: Final = Shown(None, None)
-
-
-def show_arguments(raw: bytes, path: str | None, redact: Redact | None) -> Shown:
-    """Cut `raw`, split it and replace its secrets."""
-    argv = split_arguments(raw[:MAX_COMMAND_LINE_BYTES])
-    redacted = False
-    if argv and redact is not None:
-        argv, redacted = redact(argv, path)
-    return Shown(raw, path, argv, redacted)
-
-
-def environment_missing(reason: str) -> bytes:
-    """The part of a record that says why there is no environment in it: `denied` or `blocked`."""
-    return encode_record({}, {"environment": reason})
+    Its facts are missing as `denied` where procmond was refused (hidepid), as `exhausted` where there were no
+    descriptors or memory to ask with, else as `failed`.
+    """
+    state = HashState.DENIED if isinstance(error, PermissionError) else HashState.IO_ERROR
+    reason = "denied" if state is HashState.DENIED else "failed"
+    if isinstance(error, OSError) and is_exhausted(error):
+        reason = "exhausted"
+    missing = dict.fromkeys(("ppid", "name", "start_ticks"), reason) if wanted.full else None
+    payload = encode_record({"pid": pid, "accessible": False}, missing)
+    payload += encode_time(time.time_ns() // 1_000_000)
+    return Sighting(pid, 0, 0, "", None, None, state, False, payload)
 
 
 class Builder:

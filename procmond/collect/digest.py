@@ -18,6 +18,7 @@ from common import limits
 from common.messages import Digest, HashState
 from common.validate import DIGEST_HEX
 from procmond.collect.hash_cache import Algorithms, HashOutcome
+from procmond.collect.leaderless import at_image
 from procmond.collect.sighting import FileIdentity
 
 OpenFile = Callable[[], int]
@@ -66,7 +67,7 @@ def supported_algorithms() -> tuple[str, ...]:
 
 def open_image(pid: int) -> int:
     """The running image of a process, for reading. Raises: OSError; ENOENT also for kernel threads."""
-    return os.open(f"/proc/{pid}/exe", READ_ONLY)
+    return at_image(pid, lambda folder: os.open(f"{folder}/exe", READ_ONLY))
 
 
 def identity_of(status: os.stat_result) -> FileIdentity:

@@ -33,6 +33,7 @@ from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import Algorithms, HashOutcome, canonical
 from procmond.collect.images import Images, target_of
 from procmond.collect.lanes import HashLanes
+from procmond.collect.leaderless import at_image
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
 from procmond.pulse import Stage
@@ -210,14 +211,19 @@ def _by_file(running: Sequence[tuple[int, FileIdentity]]) -> dict[tuple[int, int
 def _running_image(pid: int, images: Images) -> tuple[ExecutableReport, Descriptor | None]:
     """What is known without reading; no descriptor where there is no image to be had."""
     try:
-        image = Descriptor(os.open(f"/proc/{pid}/exe", os.O_PATH | os.O_CLOEXEC))
+        folder, image = at_image(pid, _open_image)
     except OSError as error:
         return _no_image(pid, error), None
     # The name of the file just opened: /proc/PID/exe may lead elsewhere by now.
     name = target_of(os.fsencode(image.link))
-    judged = images.judge(pid, name, image.status)
+    judged = images.judge(os.fsencode(f"{folder}/"), name, image.status)
     report = _facts(judged.path, image, on_disk_mismatch=judged.on_disk_mismatch, running_pids=(pid,))
     return report, image
+
+
+def _open_image(folder: str) -> tuple[str, Descriptor]:
+    """Raises: OSError."""
+    return folder, Descriptor(os.open(f"{folder}/exe", os.O_PATH | os.O_CLOEXEC))
 
 
 def _unread(pid: int, images: Images) -> ExecutableReport:

@@ -15,6 +15,7 @@ from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
 from procmond.collect.guard import Guard
 from procmond.collect.known_answers import KnownAnswer
+from procmond.collect.leaderless import at_image
 from procmond.collect.live import monitor_live
 from procmond.collect.request import Request
 from procmond.collect.sighting import FileIdentity
@@ -98,12 +99,17 @@ async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:
             continue
         guard.enter(Stage.IMAGE, pid, 0)
         try:
-            found.append((pid, identity_of(os.stat(f"/proc/{name}/exe"))))
+            found.append((pid, identity_of(at_image(pid, _stat_image))))
         except OSError:
             continue  # ended, a kernel thread, withheld, or broken: no image to be seen
         finally:
             guard.leave()
     return found
+
+
+def _stat_image(folder: str) -> os.stat_result:
+    """Raises: OSError."""
+    return os.stat(f"{folder}/exe")
 
 
 async def monitor(request: Request, tools: Tools) -> bytes:

@@ -40,6 +40,14 @@ RESERVED_DESCRIPTORS: Final = 512
 """Of the limit of this process, left for everything else it opens."""
 
 
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def is_exhausted(error: OSError) -> bool:
+    """Whether it says that we or the machine have run out of something, and nothing about what was asked."""
+    return error.errno in _EXHAUSTED
+
+
 def read_file(path: bytes, limit: int = TEXT_BYTES) -> bytes:
     """At most `limit` bytes of a file in /proc, by one read.
 
@@ -88,14 +96,14 @@ def descriptor_budget() -> int:
 class Handle:
     """The way to one process; opens what it needs, and `close` must be called in the end."""
 
-    __slots__ = ("_arguments", "_base", "_login_uid", "_pidfd", "_use_pidfd", "executable", "pid", "stat")
+    __slots__ = ("_arguments", "_login_uid", "_pidfd", "_use_pidfd", "executable", "folder", "pid", "stat")
 
-    def __init__(self, proc: bytes, pid: int, *, pidfd: bool) -> None:
-        """`pidfd` says whether `pidfd_info_works`."""
+    def __init__(self, proc: bytes, pid: int, *, pidfd: bool, thread: int | None = None) -> None:
+        """`pidfd` says whether `pidfd_info_works`; `thread` is the one to look at when not the first."""
         self.pid = pid
-        self._base = b"%s/%d/" % (proc, pid)
-        self.stat = self._base + b"stat"
-        self.executable = self._base + b"exe"
+        self.folder = b"%s/%d/" % (proc, pid) if thread is None else b"%s/%d/task/%d/" % (proc, pid, thread)
+        self.stat = self.folder + b"stat"
+        self.executable = self.folder + b"exe"
         self._use_pidfd = pidfd
         self._arguments = -1
         self._login_uid = -1
@@ -123,7 +131,7 @@ class Handle:
             OSError: as open(2) and read(2) say.
         """
         if self._arguments < 0:
-            self._arguments = os.open(self._base + b"cmdline", _READ)
+            self._arguments = os.open(self.folder + b"cmdline", _READ)
         return os.pread(self._arguments, limit, offset)
 
     def login_uid(self) -> bytes:
@@ -133,7 +141,7 @@ class Handle:
             OSError: as open(2) and read(2) say.
         """
         if self._login_uid < 0:
-            self._login_uid = os.open(self._base + b"loginuid", _READ)
+            self._login_uid = os.open(self.folder + b"loginuid", _READ)
         return os.pread(self._login_uid, _NUMBER_BYTES, 0)
 
     def credentials(self) -> bytes:
@@ -145,12 +153,12 @@ class Handle:
             OSError: the process ended, or as open(2) and read(2) say.
         """
         if self._pidfd < 0:
-            return read_file(self._base + b"status")
+            return read_file(self.folder + b"status")
         return fcntl.ioctl(self._pidfd, _PIDFD_GET_INFO, _REQUEST)[_CREDENTIALS]
 
     def path(self, name: bytes) -> bytes:
         """The path of file `name` of the process."""
-        return self._base + name
+        return self.folder + name
 
     def close(self) -> None:
         """Close what is open; the handle may be opened again."""

@@ -13,6 +13,7 @@ import os
 from typing import Final, NamedTuple
 
 from common.messages import HashState
+from procmond.collect.handles import is_exhausted
 from procmond.collect.mounts import find_memory_device
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.text import text
@@ -77,6 +78,12 @@ def _same(one: os.stat_result, other: os.stat_result) -> bool:
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
+def _unless_exhausted(error: Exception) -> None:
+    """Raise it again where it does not say that there is no such file."""
+    if isinstance(error, OSError) and is_exhausted(error):
+        raise error
+
+
 class Images:
     """Looks at images; each name is looked up once per sweep and root directory."""
 
@@ -92,13 +99,15 @@ class Images:
         self._names.clear()
         self._confirmed.clear()
 
-    def look(self, pid: int, path: bytes, last: Image | None = None) -> Image:
-        """The image of `pid`, whose /proc/PID/exe is `path`.
+    def look(self, folder: bytes, path: bytes, last: Image | None = None) -> Image:
+        """The image of the process whose /proc/PID/ is `folder` and whose /proc/PID/exe is `path`.
 
         `last` is what this gave in an earlier sweep, if the process had no page fault since and so cannot
         have run another program: an exec begins with an empty page table. Then, if the same file in the same
         state still runs and another process has shown in this sweep that it stands at that name, the link is
         not read again.
+
+        Raises: OSError where `is_exhausted`.
         """
         image = NO_IMAGE
         try:
@@ -117,7 +126,7 @@ class Images:
                 link = target_of(path)
                 if confirmed is not None and confirmed.link == link:
                     return confirmed
-                verdict = self.judge(pid, link, status)
+                verdict = self.judge(folder, link, status)
                 image = Image(HashState.UNSPECIFIED, FileIdentity._make(identity), verdict, link)
                 if not verdict.on_disk_mismatch:
                     if image == last:
@@ -130,7 +139,9 @@ class Images:
             return _DENIED
         except (FileNotFoundError, ProcessLookupError):
             return NO_IMAGE
-        except OSError:
+        except OSError as error:
+            if is_exhausted(error):
+                raise
             return _FAILED
         return image
 
@@ -144,8 +155,10 @@ class Images:
         verdict = Verdict(text(name), file_exists=False, on_disk_mismatch=False, memory_backed=False)
         return Image(HashState.TIMED_OUT, None, verdict, link)
 
-    def judge(self, pid: int, link: bytes, image: os.stat_result) -> Verdict:
-        """What stands at the name of the image of `pid`, given the target and the stat of /proc/PID/exe."""
+    def judge(self, folder: bytes, link: bytes, image: os.stat_result) -> Verdict:
+        """What stands at the name of the image of the process whose /proc/PID/ is `folder`, given the target
+        and the stat of its /proc/PID/exe. Raises: OSError where `is_exhausted`.
+        """
         if not link:
             return NO_VERDICT
         deleted = link.endswith(_DELETED)
@@ -159,9 +172,9 @@ class Images:
             found = self._here(candidate)
             if found is not None and _same(found, image):
                 return Verdict(text(candidate), True, False, False)
-        foreign = self._foreign_root(pid)
+        foreign = self._foreign_root(folder)
         if foreign is not None:
-            found = self._there(pid, name, foreign)
+            found = self._there(folder, name, foreign)
             if found is not None and _same(found, image):
                 return Verdict(text(name), True, False, False)
         return Verdict(text(name), found is not None, True, False)
@@ -171,35 +184,37 @@ class Images:
         if key not in self._names:
             try:
                 self._names[key] = os.lstat(name)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                _unless_exhausted(error)
                 self._names[key] = None
         return self._names[key]
 
-    def _foreign_root(self, pid: int) -> tuple[bytes, int, int] | None:
+    def _foreign_root(self, its: bytes) -> tuple[bytes, int, int] | None:
         """What tells apart the roots of processes; None when the root is ours, or is not to be seen."""
         own = b"%s/self/" % self._proc
-        its = b"%s/%d/" % (self._proc, pid)
         try:
             here, there = os.stat(own + b"root"), os.stat(its + b"root")
             namespace = os.readlink(its + b"ns/mnt")
             if _same(here, there) and os.readlink(own + b"ns/mnt") == namespace:
                 return None
-        except OSError:
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         return namespace, there.st_dev, there.st_ino
 
-    def _there(self, pid: int, name: bytes, root: tuple[bytes, int, int]) -> os.stat_result | None:
+    def _there(self, folder: bytes, name: bytes, root: tuple[bytes, int, int]) -> os.stat_result | None:
         key = (root, name)
         if key not in self._names:
-            self._names[key] = self._walk(pid, name)
+            self._names[key] = self._walk(folder + b"root", name)
         return self._names[key]
 
-    def _walk(self, pid: int, name: bytes) -> os.stat_result | None:
+    def _walk(self, root: bytes, name: bytes) -> os.stat_result | None:
         """lstat of `name` below /proc/PID/root, by no link but that: absolute ones lead to our root."""
         *directories, last = name.split(b"/")[1:]
         try:
-            at = os.open(b"%s/%d/root" % (self._proc, pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
+            at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         try:
             for directory in directories:
@@ -207,7 +222,8 @@ class Images:
                 os.close(at)
                 at = below
             return os.stat(last, dir_fd=at, follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            _unless_exhausted(error)
             return None
         finally:
             os.close(at)

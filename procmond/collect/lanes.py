@@ -32,6 +32,7 @@ MAX_HANGING: Final = 4
 
 _ANSWER_BYTES: Final = 4096
 _TIMED_OUT: Final = HashOutcome(HashState.TIMED_OUT)
+_FAILED: Final = HashOutcome(HashState.IO_ERROR)
 
 
 class ChildDigester(Digester):
@@ -51,11 +52,21 @@ class ChildDigester(Digester):
         buffer: bytearray,
         abandoned: Callable[[], bool] = lambda: False,
     ) -> HashOutcome:
-        """As `Digester.digest`; TIMED_OUT also when the open does not come back."""
+        """As `Digester.digest`; TIMED_OUT also when the open does not come back, IO_ERROR when no child
+        can be made.
+        """
         if self.hanging() >= MAX_HANGING:
             return _TIMED_OUT
-        reader, writer = os.pipe()
-        pid = os.fork()
+        try:
+            reader, writer = os.pipe()
+        except OSError:
+            return _FAILED
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            return _FAILED
         if pid == 0:
             plain = super().digest
             self._be_child(writer, lambda: plain(open_file, identity, algorithms, buffer, abandoned))

@@ -8,6 +8,8 @@ import select
 from typing import Final, NamedTuple
 
 from common import limits
+from procmond.collect.handles import is_exhausted
+from procmond.collect.leaderless import at_image
 
 REMOTE: Final = frozenset(
     {"autofs", "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "lustre", "coda", "fuse", "fuseblk"}
@@ -103,19 +105,19 @@ class Places:
         if device == self._memory_device:
             return False  # the kernel's own memory, mounted nowhere
         try:
-            number = _mount_of(f"/proc/{pid}/exe")
-            for mounts in (self._table.mounts, functools.partial(_mounts_of, pid)):
+            folder, number = at_image(pid, _mount_of_image)
+            for mounts in (self._table.mounts, functools.partial(_mounts_of, folder)):
                 for mount in mounts():
                     if mount.number == number:
                         return mount.remote
-        except OSError:
-            return False  # it has ended; whoever opens it will say so
+        except OSError as error:
+            return is_exhausted(error)  # else it has ended; whoever opens it will say so
         return True
 
 
-def _mount_of(path: str) -> int:
-    """The number of the mount `path` leads to, found without asking its server."""
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+def _mount_of_image(folder: str) -> tuple[str, int]:
+    """`folder`, and the number of the mount its `exe` lies on, found without asking the mount's server."""
+    descriptor = os.open(f"{folder}/exe", os.O_PATH | os.O_CLOEXEC)
     try:
         info = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -124,13 +126,12 @@ def _mount_of(path: str) -> int:
             os.close(info)
     finally:
         os.close(descriptor)
-    return next(
-        (int(line.removeprefix(_MOUNT_ID)) for line in text.splitlines() if line.startswith(_MOUNT_ID)), 0
-    )
+    numbers = (int(line.removeprefix(_MOUNT_ID)) for line in text.splitlines() if line.startswith(_MOUNT_ID))
+    return folder, next(numbers, 0)
 
 
-def _mounts_of(pid: int) -> list[Mount]:
-    with open(f"/proc/{pid}/mountinfo", "rb") as file:
+def _mounts_of(folder: str) -> list[Mount]:
+    with open(f"{folder}/mountinfo", "rb") as file:
         return parse_mountinfo(file.read(_MAX_FOREIGN_BYTES).rpartition(b"\n")[0])
 
 

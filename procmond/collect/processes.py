@@ -7,50 +7,23 @@ truth that tests compare the Linux collector with. What psutil does not know is 
 
 from __future__ import annotations
 
-import errno
 import os
-import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Final
 
 import psutil
 
-from common.limits import MAX_COMMAND_LINE_BYTES
-from common.messages import HashState, ProcessStatus, Provenance
-from procmond.collect.boot import read_boot_id, read_boot_time
-from procmond.collect.environment import ENVIRONMENT_NAMES, select_environment
-from procmond.collect.guard import Guard
-from procmond.collect.images import NO_IMAGE, Image, Images, Verdict
-from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
-from procmond.collect.records import Facts, encode_record
-from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
-from procmond.collect.text import text
-from procmond.collect.users import Users
-from procmond.pulse import Stage
-
-_STATUS: Final = {
-    psutil.STATUS_RUNNING: ProcessStatus.RUNNING,
-    psutil.STATUS_SLEEPING: ProcessStatus.SLEEPING,
-    psutil.STATUS_DISK_SLEEP: ProcessStatus.DISK_SLEEP,
-    psutil.STATUS_STOPPED: ProcessStatus.STOPPED,
-    psutil.STATUS_TRACING_STOP: ProcessStatus.TRACED,
-    psutil.STATUS_ZOMBIE: ProcessStatus.ZOMBIE,
-    psutil.STATUS_IDLE: ProcessStatus.IDLE,
-    psutil.STATUS_DEAD: ProcessStatus.DEAD,
-}
-_NOT_FROM_PSUTIL: Final = (
-    "login_uid",
-    "cgroup",
-    "container_id",
-    "pid_namespace",
-    "mount_namespace",
-    "script_path",
+from procmond.collect.arguments import (
+    Presenter,
 )
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
-
-
-class _Vanished(Exception):
-    """The process ended while it was being read."""
+from procmond.collect.boot import read_boot_id, read_boot_time
+from procmond.collect.build import unread
+from procmond.collect.environment import ENVIRONMENT_NAMES
+from procmond.collect.guard import Guard
+from procmond.collect.images import Images
+from procmond.collect.process_reader import Means, Reader, Vanished
+from procmond.collect.procfs_parse import MalformedProc
+from procmond.collect.sighting import Redact, Sighting, Wanted
+from procmond.collect.users import Users
 
 
 class PsutilCollector:
@@ -70,15 +43,18 @@ class PsutilCollector:
         environment_names: Collection[str] = ENVIRONMENT_NAMES,
     ) -> None:
         """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life."""
-        self._redact = redact
-        self._guard = guard or Guard()
-        self._environment_names = environment_names
-        self._proc = proc
-        self._linux = os.path.exists(f"{proc}/self/stat")
         self._boot_id = read_boot_id(proc)
-        self._boot_time = read_boot_time() if boot_time is None else boot_time
-        self._users = Users() if users is None else users
-        self._images = Images(proc, memory_device)
+        self._means = Means(
+            proc=proc,
+            linux=os.path.exists(f"{proc}/self/stat"),
+            boot_time=read_boot_time() if boot_time is None else boot_time,
+            users=Users() if users is None else users,
+            images=Images(proc, memory_device),
+            guard=guard or Guard(),
+            presenter=Presenter(redact),
+            redact=redact,
+            environment_names=environment_names,
+        )
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot; empty when /proc does not show it."""
@@ -86,237 +62,19 @@ class PsutilCollector:
 
     def boot_time(self) -> int:
         """Unix seconds at which this boot began; the same value for the collector's whole life."""
-        return self._boot_time
+        return self._means.boot_time
 
     def sweep(self, wanted: Wanted, pids: Sequence[int] | None) -> Iterator[Sighting | None]:
         """See `Collector.sweep`."""
-        self._images.begin()
-        self._users.refresh()
-        for pid in psutil.pids() if pids is None else filter(psutil.pid_exists, pids):  # which threads do not
+        self._means.images.begin()
+        self._means.users.refresh()
+        for pid in psutil.pids() if pids is None else pids:
             try:
-                yield _Reader(self, pid, wanted).sighting()
-            except (_Vanished, psutil.NoSuchProcess):
+                if pids is not None and not psutil.pid_exists(pid):  # or it is a thread's number
+                    continue
+                yield Reader(self._means, pid, wanted).sighting()
+            except (Vanished, psutil.NoSuchProcess):
                 if pids is None:
                     yield None
-
-
-class _Reader:
-    """Reads one process once."""
-
-    def __init__(self, collector: PsutilCollector, pid: int, wanted: Wanted) -> None:
-        self._collector = collector
-        self._pid = pid
-        self._wanted = wanted
-        self._process = psutil.Process(pid)
-        self._missing: dict[str, str] = {}
-        self._environment: dict[str, str] = {}
-        self._facts: Facts = {}
-        self._stat = self._read_stat() if collector._linux else None
-        self._image = NO_IMAGE
-
-    def sighting(self) -> Sighting:
-        """The process as found.
-
-        Raises:
-            psutil.NoSuchProcess, _Vanished: it ended first.
-        """
-        with self._process.oneshot():
-            ppid, name, start_ticks = self._identity()
-            self._read_image()
-            self._read_arguments()
-            self._read_measures()
-            self._collector._guard.leave()
-            accessible = "denied" not in self._missing.values()
-            self._facts.update(
-                {
-                    "pid": self._pid,
-                    "ppid": ppid,
-                    "name": name,
-                    "executable_path": self._image.path,
-                    "start_time": self._collector.boot_time() + start_ticks // _TICKS,
-                    "user_id": str(self._process.uids().real),
-                    "file_exists": self._image.verdict.file_exists,
-                    "on_disk_mismatch": self._image.verdict.on_disk_mismatch,
-                    "accessible": accessible,
-                    "collection_time": time.time_ns() // 1_000_000,
-                }
-            )
-            if self._wanted.full:
-                self._read_more(ppid, start_ticks)
-            payload = encode_record(
-                self._facts, self._missing if self._wanted.full else None, self._environment
-            )
-        return Sighting(
-            self._pid,
-            start_ticks,
-            ppid,
-            name,
-            self._image.path,
-            self._image.identity,
-            self._image.state,
-            accessible,
-            payload,
-        )
-
-    def _read_stat(self) -> Stat:
-        try:
-            with open(f"{self._collector._proc}/{self._pid}/stat", "rb") as file:
-                return parse_stat(file.read())
-        except (OSError, MalformedProc):
-            raise _Vanished from None
-
-    def _identity(self) -> tuple[int, str, int]:
-        """Parent, name and start: exact from the kernel on Linux, elsewhere as psutil has them."""
-        if self._stat is not None:
-            return self._stat.ppid, text(self._stat.name), self._stat.start_ticks
-        since_boot = self._process.create_time() - self._collector.boot_time()
-        name = text(os.fsencode(self._process.name())[:MAX_NAME_BYTES])
-        return self._process.ppid(), name, max(0, round(since_boot * _TICKS))
-
-    def _read_image(self) -> None:
-        if self._stat is None:
-            self._image = self._portable_image()
-        elif not self._stat.kernel_thread and self._stat.status is not ProcessStatus.ZOMBIE:
-            link = os.fsencode(f"{self._collector._proc}/{self._pid}/exe")
-            images = self._collector._images
-            blocked = self._blocks(Stage.IMAGE)
-            self._image = images.unread(link) if blocked else images.look(self._pid, link)
-        if self._image.state is HashState.DENIED:
-            self._missing["executable_path"] = "denied"
-        elif self._image.identity is not None and self._image.path is None:
-            self._missing["executable_path"] = "cut"
-
-    def _portable_image(self) -> Image:
-        try:
-            path = self._process.exe()
-            if not path:
-                return NO_IMAGE
-            status = os.stat(path)
-        except (psutil.AccessDenied, OSError):
-            return Image(HashState.DENIED)
-        identity = FileIdentity(
-            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        )
-        return Image(HashState.UNSPECIFIED, identity, Verdict(path, True, False, False))
-
-    def _blocks(self, stage: Stage) -> bool:
-        """Whether the next read is withheld; if not, the pulse says that it is made."""
-        guard = self._collector._guard
-        start_ticks = 0 if self._stat is None else self._stat.start_ticks
-        if guard.active:
-            uid = self._process.uids().real if guard.users_matter else None
-            face = (self._stat and self._stat.name, self._image.identity and self._image.identity[:2])
-            if guard.withholds(stage, self._pid, start_ticks, face=face, uid=uid):
-                return True
-        guard.enter(stage, self._pid, start_ticks)
-        return False
-
-    def _read_arguments(self) -> None:
-        if self._blocks(Stage.ARGUMENTS):
-            self._missing["command_line"] = "blocked"
-            self._facts["command_line_blocked"] = True
-            return
-        try:
-            arguments = [os.fsencode(argument) for argument in self._process.cmdline()]
-        except psutil.ZombieProcess:
-            arguments = []
-        except psutil.AccessDenied:
-            self._missing["command_line"] = "denied"
-            return
-        raw = b"\0".join(arguments)
-        if len(raw) > MAX_COMMAND_LINE_BYTES:
-            self._missing["command_line"] = "cut"
-            self._facts["command_line_length"] = len(raw) + 1
-            arguments = raw[:MAX_COMMAND_LINE_BYTES].split(b"\0")
-        argv = tuple(text(argument) for argument in arguments)
-        if self._collector._redact is not None and argv:
-            argv, self._facts["redacted"] = self._collector._redact(argv, self._image.path)
-        self._facts["command_line"] = argv
-
-    def _read_measures(self) -> None:
-        try:
-            cpu = self._process.cpu_times()
-            seconds = cpu.user + cpu.system
-            age = self._age()
-            self._facts["cpu_usage"] = 100 * seconds / age if age > 0 else 0.0
-            self._facts["memory_usage"] = self._process.memory_info().rss
-            if self._wanted.full:
-                self._facts["cpu_time_ns"] = round(seconds * 1e9)
-        except psutil.AccessDenied:
-            self._missing["cpu_usage"] = self._missing["memory_usage"] = "denied"
-
-    def _age(self) -> float:
-        """Seconds since the process began; on Linux by the kernel's clock, for psutil cuts seconds."""
-        if self._stat is None:
-            return time.time() - self._process.create_time()
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self._stat.start_ticks / _TICKS
-
-    def _read_more(self, ppid: int, start_ticks: int) -> None:
-        """Fill the schema's numbers 100 and up, and leave out what is not asked for."""
-        process, facts = self._process, self._facts
-        uids, gids = process.uids(), process.gids()
-        facts.update(
-            {
-                "start_ticks": start_ticks,
-                "parent_start_ticks": self._start_of(ppid),
-                "status": _STATUS.get(process.status(), ProcessStatus.UNSPECIFIED),
-                "threads": process.num_threads(),
-                "real_uid": uids.real,
-                "effective_uid": uids.effective,
-                "real_gid": gids.real,
-                "effective_gid": gids.effective,
-                "user_name": self._collector._users.name(uids.real),
-                "session": self._session(),
-                "tty": (process.terminal() or "").removeprefix("/dev/"),
-                "memory_backed": self._image.verdict.memory_backed,
-                "provenance": Provenance.PROC,
-            }
-        )
-        if self._stat is not None:
-            facts["is_kernel_thread"] = self._stat.kernel_thread
-        if self._image.identity is not None:
-            facts["executable_device"] = self._image.identity.device
-            facts["executable_inode"] = self._image.identity.inode
-        try:
-            facts["cwd"] = text(os.fsencode(process.cwd()))
-        except psutil.ZombieProcess:
-            pass
-        except psutil.AccessDenied:
-            self._missing["cwd"] = "denied"
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            self._missing["cwd"] = "cut"
-        if self._wanted.environment and not (self._stat is not None and self._stat.kernel_thread):
-            self._read_environment()  # of a kernel thread psutil would say that there is no such process
-        self._missing.update(dict.fromkeys(_NOT_FROM_PSUTIL, "unsupported"))
-
-    def _read_environment(self) -> None:
-        if self._missing.get("command_line") == "blocked":
-            self._missing["environment"] = "blocked"
-            return
-        try:
-            variables = self._process.environ()
-        except psutil.ZombieProcess:
-            return
-        except psutil.AccessDenied:
-            self._missing["environment"] = "denied"
-            return
-        names = self._collector._environment_names
-        allowed = {n: text(os.fsencode(v)) for n, v in variables.items() if n in names}
-        self._environment = select_environment(allowed, self._collector._redact)
-
-    def _session(self) -> int:
-        try:
-            return os.getsid(self._pid)
-        except ProcessLookupError:
-            raise _Vanished from None
-
-    def _start_of(self, pid: int) -> int | None:
-        if self._stat is None or pid == 0:
-            return None
-        try:
-            with open(f"{self._collector._proc}/{pid}/stat", "rb") as file:
-                return parse_stat(file.read()).start_ticks
-        except (OSError, MalformedProc):
-            return None
+            except (OSError, MalformedProc) as error:
+                yield unread(pid, wanted, error)

@@ -14,49 +14,43 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.limits import MAX_COMMAND_LINE_BYTES
-from common.messages import HashState, ProcessStatus
-from procmond.collect.boot import read_boot_id, read_boot_time
-from procmond.collect.build import (
+from common.messages import ProcessStatus
+from procmond.collect.arguments import (
     ARGUMENTS_BLOCKED,
-    ARGUMENTS_REFUSED,
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
-    NS_PER_TICK,
-    Arguments,
-    Builder,
-    Reading,
+    Presenter,
     Shown,
     environment_missing,
-    show_arguments,
+    read_arguments,
+    read_environment,
 )
+from procmond.collect.boot import read_boot_id, read_boot_time
+from procmond.collect.build import NS_PER_TICK, Builder, Reading, unread
 from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
-from procmond.collect.environment import ENVIRONMENT_NAMES, MAX_ENVIRONMENT_BYTES, select_environment
+from procmond.collect.environment import ENVIRONMENT_NAMES
 from procmond.collect.guard import Guard
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
     Handle,
     descriptor_budget,
+    is_exhausted,
     parse_credentials,
     pidfd_info_works,
     read_file,
 )
 from procmond.collect.images import NO_IMAGE, Image, Images
-from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_environment, parse_stat
-from procmond.collect.records import encode_moment, encode_record, encode_time
+from procmond.collect.leaderless import is_leaderless, living_thread
+from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
+from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
 from procmond.collect.users import Users
 from procmond.pulse import Stage
 
-_COUNT_BYTES: Final = 64 * 1024
-_MAX_COUNTED_BYTES: Final = 8 * 1024 * 1024
-"""Arguments and environment together are at most 6 MiB (execve(2)): the count ends on nonsense only."""
-
-MAX_LENGTH: Final = 2**32 - 1
-"""The largest that fits the schema. Any process may tell the kernel that its arguments end anywhere in its
-address space (PR_SET_MM_MAP of prctl(2))."""
+_THREADS_TRIED: Final = 3
+"""Of a process whose first thread has ended: threads that ended while they were looked at."""
 
 
 class _Record(NamedTuple):
@@ -111,6 +105,7 @@ class ProcfsCollector:
         `pidfd` says whether to use PIDFD_GET_INFO (default: where the kernel has it).
         """
         self._redact = redact
+        self._presenter = Presenter(redact)
         self._guard = guard or Guard()
         self._environment_names = environment_names
         self._proc = proc
@@ -157,8 +152,8 @@ class ProcfsCollector:
             except (FileNotFoundError, ProcessLookupError):
                 if pids is None:
                     yield None
-            except (OSError, MalformedProc):  # hidepid: that it exists is all there is to know
-                yield self._hidden(pid, wanted)
+            except (OSError, MalformedProc) as error:
+                yield unread(pid, wanted, error)
 
     def _look(self, pid: int, wanted: Wanted, *, keep: bool) -> Sighting:
         known = self._known.get(pid)
@@ -203,14 +198,37 @@ class ProcfsCollector:
             last_image = known.image
         else:
             _update_stat(known, raw_stat)
-        stat = known.stat
+            if is_leaderless(known.stat):
+                return self._read_leaderless(known, wanted)
+        return self._read_rest(known, handle, wanted, last_image)
+
+    def _read_leaderless(self, known: _Known, wanted: Wanted) -> Sighting:
+        """Read a process through a thread that lives; as the zombie it seems where none stays long enough."""
+        leader, raw_stat = known.stat, known.raw_stat
+        for _ in range(_THREADS_TRIED):
+            thread = living_thread(self._proc_path, known.handle.pid)
+            if thread is None:
+                break
+            handle = Handle(self._proc_path, known.handle.pid, pidfd=False, thread=thread.number)
+            known.stat, known.raw_stat = thread.complete(leader), raw_stat + thread.raw_stat
+            try:
+                return self._read_rest(known, handle, wanted, None)
+            except (FileNotFoundError, ProcessLookupError):  # the thread ended
+                known.stat, known.raw_stat = leader, raw_stat
+            finally:
+                handle.close()
+        return self._read_rest(known, known.handle, wanted, None)
+
+    def _read_rest(self, known: _Known, handle: Handle, wanted: Wanted, last_image: Image | None) -> Sighting:
+        """Read all but the stat, by way of `handle`."""
+        raw_stat, stat = known.raw_stat, known.stat
         environment = b""
         if stat.kernel_thread or stat.status is ProcessStatus.ZOMBIE:
             image, arguments = NO_IMAGE, NO_ARGUMENTS
         else:
             image = known.image = self._look_at_image(handle, stat, last_image)
             blocked = self._blocks(Stage.ARGUMENTS, handle, stat, image.identity)
-            arguments = ARGUMENTS_BLOCKED if blocked else _arguments(handle, stat)
+            arguments = ARGUMENTS_BLOCKED if blocked else read_arguments(handle, stat)
             if wanted.environment and wanted.full:
                 if blocked:
                     environment = environment_missing("blocked")
@@ -244,7 +262,7 @@ class ProcfsCollector:
         raw = reading.arguments.raw
         shown = known.shown
         if shown.raw != raw or shown.path != reading.image.path:
-            shown = show_arguments(raw, reading.image.path, self._redact)
+            shown = self._presenter.show(raw, reading.image.path)
         known.name = text(known.stat.name)
         payload = self._builder.build(known.handle.pid, known.stat, reading, shown, full=full)
         record = _Record(_share(reading, known), payload)
@@ -259,7 +277,7 @@ class ProcfsCollector:
     def _look_at_image(self, handle: Handle, stat: Stat, last: Image | None) -> Image:
         if self._blocks(Stage.IMAGE, handle, stat, None):
             return self._images.unread(handle.executable)
-        return self._images.look(handle.pid, handle.executable, last)
+        return self._images.look(handle.folder, handle.executable, last)
 
     def _blocks(self, stage: Stage, handle: Handle, stat: Stat, image: FileIdentity | None) -> bool:
         """Whether the next read is withheld; if not, the pulse says that it is made."""
@@ -284,7 +302,9 @@ class ProcfsCollector:
             return self._starts[stat.ppid]
         try:
             start_ticks = parse_stat(read_file(b"%s/%d/stat" % (self._proc_path, stat.ppid))).start_ticks
-        except (OSError, MalformedProc):  # it ended since; the child has another parent already
+        except (OSError, MalformedProc) as error:  # it ended since; the child has another parent already
+            if isinstance(error, OSError) and is_exhausted(error):
+                raise
             return None
         self._starts[stat.ppid] = start_ticks
         return start_ticks
@@ -295,11 +315,6 @@ class ProcfsCollector:
             self._milliseconds = milliseconds
             self._encoded_time = encode_time(milliseconds)
         return self._encoded_time
-
-    def _hidden(self, pid: int, wanted: Wanted) -> Sighting:
-        missing = dict.fromkeys(("ppid", "name", "start_ticks"), "denied") if wanted.full else None
-        payload = encode_record({"pid": pid, "accessible": False}, missing) + self._time()
-        return Sighting(pid, 0, 0, "", None, None, HashState.DENIED, False, payload)
 
 
 def _share(reading: Reading, known: _Known) -> Reading:
@@ -317,40 +332,6 @@ def _update_stat(known: _Known, raw_stat: bytes) -> None:
         raise ProcessLookupError(known.handle.pid)
     known.stat = stat
     known.raw_stat = raw_stat
-
-
-def read_environment(handle: Handle, names: Collection[str], redact: Redact | None) -> bytes:
-    """The part of a record that shows the variables called one of `names`, or says that it was refused."""
-    try:
-        raw = read_file(handle.path(b"environ"), MAX_ENVIRONMENT_BYTES)
-    except PermissionError:
-        return environment_missing("denied")
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-    variables = select_environment(parse_environment(raw, names), redact)
-    return encode_record({}, environment=variables)
-
-
-def _arguments(handle: Handle, stat: Stat) -> Arguments:
-    try:
-        raw = handle.arguments(MAX_COMMAND_LINE_BYTES + 1)
-    except PermissionError:
-        return ARGUMENTS_REFUSED
-    if len(raw) <= MAX_COMMAND_LINE_BYTES:
-        return Arguments(raw)
-    return Arguments(raw, length=_length(handle, stat, len(raw)))
-
-
-def _length(handle: Handle, stat: Stat, seen: int) -> int:
-    """The length of all arguments in bytes: the kernel's where it says, else counted."""
-    if stat.argument_bytes >= seen:
-        return min(stat.argument_bytes, MAX_LENGTH)
-    while seen < _MAX_COUNTED_BYTES:
-        more = len(handle.arguments(_COUNT_BYTES, seen))
-        if not more:
-            break
-        seen += more
-    return seen
 
 
 def _cpu_usage(stat: Stat) -> float:

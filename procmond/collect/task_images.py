@@ -79,13 +79,13 @@ class TaskImages:
             place = self._places[key] = Place(identity, task.path, link)
         return place
 
-    def look(self, place: Place, task: TaskFacts, path: bytes) -> Image:
-        """The image of `task`, which was found at `place`; `path` is its /proc/PID/exe.
+    def look(self, place: Place, task: TaskFacts, folder: bytes) -> Image:
+        """The image of `task`, which was found at `place`; `folder` is its /proc/PID/.
 
         Raises:
             ProcessLookupError: by now it runs something else, or nothing.
         """
-        image = self._images.look(task.pid, path, place.image)
+        image = self._images.look(folder, folder + b"exe", place.image)
         if image.identity is None:
             if image.state is HashState.NO_EXECUTABLE:
                 raise ProcessLookupError(task.pid)

@@ -11,16 +11,15 @@ from typing import Final
 import msgspec
 
 from common.messages import ProcessStatus, Provenance
-from procmond.collect.build import (
+from procmond.collect.arguments import (
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
     Arguments,
-    Builder,
-    Reading,
+    Presenter,
     Shown,
-    show_arguments,
 )
+from procmond.collect.build import Builder, Reading
 from procmond.collect.details import Details
 from procmond.collect.images import NO_IMAGE, Image
 from procmond.collect.procfs_parse import Stat
@@ -77,7 +76,7 @@ class TaskRecords:
         """`boot_time` in Unix seconds; `users` gives names, `redact` replaces secrets in arguments."""
         self._builder = Builder(boot_time, users)
         self._users = users
-        self._redact = redact
+        self._presenter = Presenter(redact)
 
     def record(
         self, kept: Kept, facts: bytes, boot_ns: int, image: Image, arguments: Arguments, *, full: bool
@@ -143,7 +142,7 @@ class TaskRecords:
     def _show(self, kept: Kept, raw: bytes, path: str | None) -> Shown:
         shown = kept.shown
         if shown.raw != raw or shown.path != path:
-            shown = show_arguments(raw, path, self._redact)
+            shown = self._presenter.show(raw, path)
             kept.shown = shown if len(raw) <= MAX_KEPT_BYTES else NOT_SHOWN
         return shown
 

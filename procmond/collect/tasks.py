@@ -19,20 +19,22 @@ import msgspec
 from common.limits import MAX_COMMAND_LINE_BYTES
 from common.logs import get_logger
 from common.messages import HashState
-from procmond.collect.build import (
+from procmond.collect.arguments import (
     ARGUMENTS_BLOCKED,
     ARGUMENTS_REFUSED,
     MAX_KEPT_BYTES,
+    MAX_LENGTH,
     NO_ARGUMENTS,
     Arguments,
     environment_missing,
+    read_environment,
 )
 from procmond.collect.environment import ENVIRONMENT_NAMES
 from procmond.collect.guard import Guard
 from procmond.collect.handles import Handle, descriptor_budget, read_file
 from procmond.collect.images import NO_IMAGE, Image, Images
 from procmond.collect.mounts import find_memory_device
-from procmond.collect.procfs import MAX_LENGTH, ProcfsCollector, read_environment
+from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.procfs_parse import MalformedProc, parse_stat
 from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
@@ -210,12 +212,14 @@ class BpfCollector:
         """Take over facts that have changed.
 
         Raises:
-            ProcessLookupError: they may not belong together.
+            ProcessLookupError: they may not belong together, or say nothing of a process that runs on
+                without its first thread, which is all the iterator tells of.
             MalformedRecord: they are none.
         """
         task = parse_task(boot_ns, facts)
         image = task.flags & HAS_IMAGE
-        if task.flags & _UNSOUND or (task.argument_end and not image):
+        leaderless = task.exit_state and task.threads > 1
+        if task.flags & _UNSOUND or (task.argument_end and not image) or leaderless:
             raise ProcessLookupError(pid)
         place = self._images.place(task) if image else None
         known = self._known.get(pid)
@@ -269,7 +273,7 @@ class BpfCollector:
         if place.sweep == self._images.sweep:
             return place.image
         self._guard.enter(Stage.IMAGE, known.handle.pid, known.start_ticks)
-        return self._images.look(place, known.task(boot_ns), known.handle.executable)
+        return self._images.look(place, known.task(boot_ns), known.handle.folder)
 
     def _withholds(self, stage: Stage, known: _Known, image: FileIdentity | None) -> bool:
         task = known.task(0)

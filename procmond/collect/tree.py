@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.messages import ProcessFilter
 from procmond.collect.filters import compile_filter
-from procmond.collect.handles import read_file
+from procmond.collect.handles import is_exhausted, read_file
 from procmond.collect.procfs_parse import MalformedProc, parse_stat
 from procmond.collect.request import Request
 from procmond.collect.slices import Slicer
@@ -64,8 +64,10 @@ async def read_links() -> dict[int, Link]:
         await slicer.breathe()
         try:
             stat = parse_stat(read_file(f"/proc/{name}/stat".encode()))
-        except (OSError, MalformedProc):
-            continue  # ended meanwhile
+        except (OSError, MalformedProc) as error:
+            if isinstance(error, OSError) and is_exhausted(error):
+                raise
+            continue  # ended meanwhile, or withheld
         links[int(name)] = Link(stat.ppid, stat.start_ticks)
     return links
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from procmond.collect.handles import is_exhausted
 from procmond.collect.text import text
 
 MAX_PASSWD_BYTES: Final = 16 * 1024 * 1024
@@ -32,7 +33,10 @@ class Users:
         self._names: dict[int, str] = {}
 
     def refresh(self) -> None:
-        """Read the file again if it is not the one last read; one that cannot be read has no names."""
+        """Read the file again if it is not the one last read; one that cannot be read has no names.
+
+        While there are no descriptors to read it with, the names stay what they were.
+        """
         try:
             status = os.stat(self._path)
             state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -40,7 +44,9 @@ class Users:
                 return
             with open(self._path, "rb") as file:
                 names = parse_passwd(file.read(MAX_PASSWD_BYTES))
-        except OSError:
+        except OSError as error:
+            if is_exhausted(error):
+                return
             state, names = None, {}
         if names != self._names:
             self._names = names

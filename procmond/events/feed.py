@@ -15,7 +15,7 @@ import msgspec
 
 from common.logs import get_logger
 from common.messages import EventSource
-from procmond.collect.build import environment_missing
+from procmond.collect.arguments import environment_missing
 from procmond.collect.environment import MAX_ENVIRONMENT_BYTES, select_environment
 from procmond.collect.guard import Guard
 from procmond.collect.handles import read_file

@@ -6,6 +6,16 @@ from common.errors import InvalidTask
 from common.messages import ProcessFilter
 from procmond.collect.filters import compile_filter
 
+SEEDS = (
+    b"/usr/bin/*\n/usr/bin/ls",
+    b"*/ls\n/usr/bin/ls",
+    b"/opt/?[a-c]*/bin/[!x-z]?\n/opt/1b2/bin/sh",
+    b"[]a][!]^-]\n]b",
+    b"ab**ba*?\nabba1",
+    b"/usr/bin/ls\n/usr/bin/lsof",
+    "/home/ü[ä-ö]*\n/home/üäß".encode(),
+)
+
 
 def target(data: bytes) -> None:
     """The first line is the pattern, the rest the path."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from procmond.collect.redaction import redact
+from tests.procmond.collect.redaction_corpus import CASES
+
+SEEDS = tuple("\0".join(argv).encode() for case in CASES for argv in (case.argv, case.look_alike))
 
 
 def target(data: bytes) -> None:

@@ -29,6 +29,7 @@ from common.messages import (
 from tests.agent.cli.records import NOW, kernel_thread, record
 
 VIEW = View(now=NOW, zone=UTC)
+EXHAUSTED = FieldProvenance(field=2, provenance=Provenance.MISSING, reason="exhausted")
 
 
 def texts(process: ProcessRecord, *names: str, view: View = VIEW) -> list[str]:
@@ -103,6 +104,7 @@ def test_schema_fields_show_their_value() -> None:
         ({"on_disk_mismatch": True}, ("replaced",)),
         ({"on_disk_mismatch": True, "file_exists": False, "memory_backed": True}, ("memory",)),
         ({"accessible": False}, ("denied",)),
+        ({"accessible": False, "exceptions": (EXHAUSTED,)}, ("unread",)),
         ({"command_line_blocked": True}, ("blocked",)),
         ({"redacted": True, "command_line_length": 99999}, ("redacted", "cut")),
         ({"status": ProcessStatus.ZOMBIE}, ("zombie",)),

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.pb import ipc_pb2 as pb
+from procmond.collect.handles import read_file
 from procmond.collect.sighting import Collector, Sighting, Wanted
+from tests.support.children import wait_until
 
 _PRELUDE = """
 import ctypes, os, sys
@@ -71,6 +73,23 @@ def made(code: str, *arguments: str) -> Iterator[Made]:
     whole = _PRELUDE + textwrap.dedent(code)
     with started([sys.executable, "-I", "-S", "-c", whole, *arguments]) as process:
         process.wait_ready()
+        yield process
+
+
+@contextlib.contextmanager
+def leaderless(code: str = "", *arguments: str, first: str = "") -> Iterator[Made]:
+    """A Python process whose first thread ran `first` and has ended; another ran `code` and stands still."""
+    whole = f"""
+{textwrap.dedent(first)}
+import threading
+def live():
+{textwrap.indent(textwrap.dedent(code), "    ")}
+    ready()
+threading.Thread(target=live).start()
+libc.pthread_exit(None)
+"""
+    with made(whole, *arguments) as process:
+        wait_until(lambda: b") Z " in read_file(b"/proc/%d/stat" % process.pid), "the first thread's end")
         yield process
 
 

@@ -15,7 +15,7 @@ import pytest
 from common.messages import HashState
 from common.pb import ipc_pb2 as pb
 from procmond.collect.sighting import Collector, Wanted
-from tests.procmond.collect.made import DESCEND, deep_image, look, made, record_of, seen
+from tests.procmond.collect.made import DESCEND, deep_image, leaderless, look, made, record_of, seen
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -251,6 +251,64 @@ def test_a_zombie_has_a_record_without_an_image(collector: Collector) -> None:
     assert (sighting.image, sighting.image_state) == (None, HashState.NO_EXECUTABLE)
     assert (record.name, record.ppid, record.accessible) == ("true", os.getpid(), True)
     assert not record.HasField("executable_path")
+
+
+def test_a_process_whose_first_thread_has_ended_is_told_as_running(
+    collector: Collector, tmp_path: Path
+) -> None:
+    here = "os.chdir(sys.argv[1])"
+    with leaderless(here, str(tmp_path), "an argument") as process:
+        sighting = seen(collector, process.pid, Wanted(full=True, environment=True))
+    record = record_of(sighting)
+    status = os.stat(os.path.realpath(sys.executable))
+    assert record.status == pb.PROCESS_STATUS_SLEEPING
+    assert record.threads == 2  # the kernel counts the one that has ended
+    assert record.executable_path == sighting.executable_path == os.path.realpath(sys.executable)
+    assert sighting.image is not None
+    assert sighting.image[:2] == (status.st_dev, status.st_ino)
+    assert list(record.command_line)[-2:] == [str(tmp_path), "an argument"]
+    assert (record.accessible, record.file_exists, record.on_disk_mismatch) == (True, True, False)
+    assert (record.cwd, record.ppid) == (str(tmp_path), os.getpid())
+    assert record.memory_usage > 1 << 20
+    assert record.start_ticks == sighting.start_ticks > 0
+    assert "PATH" in {variable.name for variable in record.environment}
+    if collector.name != "psutil":
+        assert record.mount_namespace == os.stat("/proc/self/ns/mnt").st_ino
+        assert record.pid_namespace == os.stat("/proc/self/ns/pid").st_ino
+
+
+@needs_root
+def test_credentials_are_of_who_runs_and_not_of_a_first_thread_that_has_ended(collector: Collector) -> None:
+    with leaderless(
+        """
+        while b") Z " not in open(f"/proc/{os.getpid()}/stat", "rb").read(): pass
+        os.setresuid(1, 2, 3)
+        """
+    ) as process:
+        record = look(collector, process.pid)
+    assert (record.user_id, record.effective_uid) == ("1", 2)
+
+
+def test_a_process_is_told_anew_when_its_first_thread_ends(collector: Collector) -> None:
+    code = """
+    import threading
+    go = threading.Event()
+    def live():
+        ready()
+        go.set()
+        while b") Z " not in open(f"/proc/{os.getpid()}/stat", "rb").read(): pass
+        ready()
+    threading.Thread(target=live).start()
+    go.wait()
+    libc.pthread_exit(None)
+    """
+    with made(code) as process:
+        before = seen(collector, process.pid)
+        process.go_on()
+        after = seen(collector, process.pid)
+    assert (before.pid, before.start_ticks) == (after.pid, after.start_ticks)
+    assert (before.image, before.executable_path) == (after.image, after.executable_path)
+    assert record_of(before).command_line == record_of(after).command_line
 
 
 def test_a_kernel_thread_has_a_record_without_an_image(collector: Collector) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -32,11 +33,12 @@ from common.messages import (
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, Question, hash_result, question_of
 from procmond.collect.guard import Guard
+from procmond.collect.handlers import running_images
 from procmond.collect.hashing import HashEngine
 from procmond.collect.lanes import HashLanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device
 from procmond.collect.sighting import FileIdentity
-from tests.procmond.collect.made import deep_image
+from tests.procmond.collect.made import deep_image, leaderless
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -74,11 +76,7 @@ class Host:
 
     async def _running(self) -> Sequence[tuple[int, FileIdentity]]:
         self.sweeps += 1
-        found = []
-        for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-            with contextlib.suppress(OSError):
-                found.append((pid, identity_of(os.stat(f"/proc/{pid}/exe"))))
-        return found
+        return await running_images(Guard())
 
     async def ask(self, asked: Question, *, administrator: bool = False) -> list[ExecutableReport]:
         return [report async for report in self._examiner.examine(asked, administrator=administrator)]
@@ -350,16 +348,36 @@ async def test_a_zombie_has_no_executable(host: Host) -> None:
     assert not hash_result(report, asked).success
 
 
+async def test_an_image_whose_first_thread_has_ended_is_examined(host: Host) -> None:
+    program = os.path.realpath(sys.executable)
+    with leaderless() as process:
+        report = await host.one("", process.pid, verify=True)
+    assert (report.path, report.hash_state, report.on_disk_mismatch) == (program, HashState.OK, False)
+    assert report.digests[0].value == hashlib.sha256(Path(program).read_bytes()).hexdigest()
+    assert process.pid in report.running_pids
+
+
+def descriptors_on(path: Path) -> int:
+    """How many of our descriptors lead to `path`; what opens and closes others is not ours to know."""
+    count = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listed the directory
+            count += os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
+    return count
+
+
 async def test_more_processes_than_one_window_are_answered_in_order(host: Host, tmp_path: Path) -> None:
     path = copy_of_sleep(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    held = os.open(path, os.O_PATH)
+    assert descriptors_on(path) == 1
+    os.close(held)
     with contextlib.ExitStack() as processes:
         pids = [processes.enter_context(running(path)) for _ in range(limits.EXAMINE_WINDOW + 3)]
         reports = await host.ask(question("", *reversed(pids)))
     assert [report.running_pids[0] for report in reports] == pids[::-1]
     assert {report.hash_state for report in reports} == {HashState.OK}
     del reports
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors_on(path) == 0
 
 
 async def test_closing_the_answer_stops_the_work(engine: HashEngine, host: Host, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from procmond.collect.digest import READ_ONLY, identity_of, open_image
 from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.hashing import HashEngine
 from procmond.collect.sighting import FileIdentity
+from tests.procmond.collect.made import leaderless
 from tests.support.images import SLEEP, copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -143,6 +145,13 @@ async def test_a_replaced_executable_is_hashed_as_it_runs(engine: HashEngine, tm
         path.write_text("#!/bin/sh\n")
         outcome = await engine.submit(functools.partial(open_image, pid), identity(f"/proc/{pid}/exe"))
     assert outcome.digests[0].value == sha256(SLEEP)
+
+
+async def test_the_image_of_a_process_whose_first_thread_has_ended_is_hashed(engine: HashEngine) -> None:
+    program = Path(sys.executable).resolve()
+    with leaderless() as process:
+        outcome = await engine.submit(functools.partial(open_image, process.pid), identity(program))
+    assert outcome.digests[0].value == sha256(program)
 
 
 async def test_an_executable_made_200_gigabytes_long_is_never_opened(

@@ -17,7 +17,7 @@ from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.lanes import ChildDigester, HashLanes, make_lanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device, parse_mountinfo
 from procmond.collect.sighting import FileIdentity
-from tests.procmond.collect.made import made
+from tests.procmond.collect.made import leaderless, made
 from tests.support import hostile
 from tests.support.daemons import eventually
 from tests.support.fuse_server import Stall
@@ -82,6 +82,24 @@ def test_of_a_foreign_table_a_bounded_part_is_read(monkeypatch: pytest.MonkeyPat
         while os.readlink(f"/proc/{process.pid}/exe") != os.path.realpath("/bin/cat"):
             pass
         device = image_of(process.pid).device
+        assert not places.may_hang(process.pid, device)
+        monkeypatch.setattr(mounts_module, "_MAX_FOREIGN_BYTES", 10)
+        assert places.may_hang(process.pid, device)
+
+
+@needs_root
+def test_of_a_process_whose_first_thread_has_ended_the_foreign_table_is_read_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = Places(MountTable(), find_memory_device())
+    in_a_namespace = """
+    if sys.argv[-1] != "again":
+        must(libc.unshare(0x00020000))
+        os.execv(sys.executable, open("/proc/self/cmdline").read().split("\\0")[:-1] + ["again"])
+    """
+    with leaderless(first=in_a_namespace) as process:
+        (thread,) = {int(name) for name in os.listdir(f"/proc/{process.pid}/task")} - {process.pid}
+        device = image_of(thread).device
         assert not places.may_hang(process.pid, device)
         monkeypatch.setattr(mounts_module, "_MAX_FOREIGN_BYTES", 10)
         assert places.may_hang(process.pid, device)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from contextlib import closing
 
 import psutil
+import pytest
 
 from common.pb import ipc_pb2 as pb
 from procmond.collect.processes import PsutilCollector
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.sighting import Wanted
+from procmond.collect.text import text
 from tests.procmond.collect.made import look, made, record_of
 from tests.support.images import SLEEP, running
 
@@ -51,6 +54,8 @@ def test_both_tell_the_same_of_every_live_process() -> None:
             again = {s.pid: s for s in procfs.sweep(Wanted(full=True), None) if s}
             for pid in ours.keys() & psutils.keys() & again.keys():
                 one, two = told(record_of(ours[pid])), told(record_of(psutils[pid]))
+                with contextlib.suppress(psutil.NoSuchProcess):  # the collector reads them as ours does
+                    two["command_line"] = text(os.fsencode(" ".join(psutil.Process(pid).cmdline())))
                 if one != told(record_of(again[pid])):
                     continue  # it changed meanwhile, and psutil saw either
                 assert one == two
@@ -89,6 +94,16 @@ def test_what_psutil_does_not_know_is_marked_missing() -> None:
     unsupported = {e.field for e in record.exceptions if e.reason == "unsupported"}
     assert unsupported == {record.DESCRIPTOR.fields_by_name[name].number for name in ONLY_ONE_KNOWS}
     assert record.accessible
+
+
+def test_psutil_is_not_asked_for_what_a_process_may_make_endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cmdline", "environ"):
+        monkeypatch.setattr(psutil.Process, name, lambda self: pytest.fail("asked"))
+    with made("ready()", "x" * 100_000) as process:
+        record = look(PsutilCollector(), process.pid, Wanted(full=True, environment=True))
+    assert len("\0".join(record.command_line)) == 32 * 1024
+    assert record.command_line_length > 100_000
+    assert record.environment
 
 
 def test_where_there_is_no_proc_psutil_still_tells_the_specifications_facts() -> None:

@@ -39,7 +39,7 @@ def elsewhere(task: TaskFacts) -> TaskFacts:
 
 def look(images: TaskImages, place: Place, task: TaskFacts) -> Image:
     """As the collector does it."""
-    return images.look(place, task, b"/proc/%d/exe" % task.pid)
+    return images.look(place, task, b"/proc/%d/" % task.pid)
 
 
 def swept() -> TaskImages:
