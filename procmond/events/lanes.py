@@ -1,5 +1,5 @@
-"""Events that wait for a hash. One rule: what happened to one process, or to its children, stays in order;
-nobody else waits.
+"""Events that wait for a hash. One rule: what happened to one process, to its children, or to who has its
+number next, stays in order; nobody else waits.
 
 Pure but for the futures that are waited for.
 """
@@ -24,7 +24,8 @@ class _Lane:
 
     def __init__(self) -> None:
         self.items: deque[tuple[Event, Finish | None]] = deque()
-        self.keys: set[Key] = set()
+        self.names: set[Key | int] = set()
+        """The processes, and their numbers."""
 
 
 class Lanes:
@@ -33,7 +34,7 @@ class Lanes:
     def __init__(self, deliver: Callable[[Event], None], capacity: int = MAX_WAITING) -> None:
         self._deliver = deliver
         self._capacity = capacity
-        self._lanes: dict[Key, _Lane] = {}
+        self._lanes: dict[Key | int, _Lane] = {}
         self._order: dict[int, _Lane] = {}
         """Lanes by the `id` of the event they wait for, oldest first."""
         self.waiting = 0
@@ -45,14 +46,22 @@ class Lanes:
             lane = self._lanes.get(event.key)
             if lane is None and event.parent is not None:
                 lane = self._lanes.get(event.parent)
+            last_holder = self._lanes.get(event.key[0])
+            if lane is None:  # the number is another's now: that it was free must be heard first
+                lane = last_holder
+            elif last_holder is not None and last_holder is not lane:
+                self._let_go(last_holder)  # nobody can wait in two lanes
+                self.put(event, finish)
+                return
         if lane is None:
             if finish is None:
                 self._deliver(event)
                 return
             lane = _Lane()
-        if event.key not in self._lanes:
-            lane.keys.add(event.key)
-            self._lanes[event.key] = lane
+        for name in (event.key, event.key[0]):
+            if name not in self._lanes:
+                lane.names.add(name)
+                self._lanes[name] = lane
         if finish is not None:
             self._order[id(event)] = lane  # keeps its place when it is there already
         lane.items.append((event, finish))
@@ -65,8 +74,8 @@ class Lanes:
         lane = self._order.pop(id(event), None)
         if lane is None or lane.items[0][0] is not event:
             return  # told already; or behind another, and told when that is
-        for key in lane.keys:
-            del self._lanes[key]
+        for name in lane.names:
+            del self._lanes[name]
         self.waiting -= len(lane.items)
         for item, finish in lane.items:  # what is left finds new lanes: a child may wait, its parent no more
             if finish is None or id(item) in self._order:
@@ -81,7 +90,9 @@ class Lanes:
             self._release_first()
 
     def _release_first(self) -> None:
-        lane = self._order[next(iter(self._order))]
+        self._let_go(self._order[next(iter(self._order))])
+
+    def _let_go(self, lane: _Lane) -> None:
         for item, finish in tuple(lane.items):
             if finish is not None:
                 self.release(item)

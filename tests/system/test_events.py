@@ -587,25 +587,6 @@ def _hash_of(client: Client) -> object:
     return client.ask(new_hash_check_task("hash", HashCheck(executable_path=TRUE)))[0].hash_result
 
 
-def test_a_number_that_is_used_again_is_another_process(ebpf: Procmond) -> None:
-    last_pid = Path("/proc/sys/kernel/ns_last_pid")
-    with Live(ebpf) as live:
-        first = run("/bin/sh", "-c", "exit 1")
-        for _ in range(200):
-            last_pid.write_text(str(first - 1))
-            second = run(TRUE, "again")
-            if second == first:
-                break
-        else:
-            pytest.skip("another process took the number each time")
-        live.until(lambda: len(live.of(EXIT, first)) >= 2)
-        mine = [one for one in live.events if one.pid == first][:6]
-        assert [one.kind for one in mine] == [FORK, EXEC, EXIT, FORK, EXEC, EXIT]
-        assert record(mine[3]).executable_path != os.path.realpath("/bin/sh"), "not the last holder's"
-        assert record(mine[5]).executable_path == TRUE
-        assert [one.exit_code for one in live.of(EXIT, first)][:2] == [1, 0]
-
-
 # --------------------------------------------------------------------------------------- choice and falls
 
 

@@ -166,10 +166,20 @@ def test_the_agents_log_is_a_record_of_what_ran_and_sweeps_find_nothing_more(pro
     assert troubles <= {"sweeps_skipped"}  # a second may be too short for one on a busy machine
 
 
+@contextlib.contextmanager
+def load() -> Iterator[None]:
+    """Processes that start and end, as fast as one shell can start them, until the block ends."""
+    with subprocess.Popen(["/bin/sh", "-c", "while :; do /bin/true load; done"]) as shell:
+        try:
+            yield
+        finally:
+            shell.kill()
+
+
 def test_a_crash_of_all_of_procmond_is_one_interval_and_what_started_meanwhile_is_found(
     procmond: Procmond,
 ) -> None:
-    with agent(procmond) as (running, arguments):
+    with agent(procmond) as (running, arguments), load():
         assert procmond.process is not None
         children = procmond.children()
         procmond.process.kill()
