@@ -55,15 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not os.path.isdir(resolved.value.state_dir):
             raise resolved.error("state_dir", f"no such directory: {resolved.value.state_dir}; create it")
-        with InstanceLock(os.path.join(resolved.value.state_dir, LOCK_NAME)):
-            return _run(arguments, resolved, server_uid, access)
+        with InstanceLock(os.path.join(resolved.value.state_dir, LOCK_NAME)) as lock:
+            return _run(arguments, resolved, server_uid, access, lock)
     except ConfigError as error:
         sys.stderr.write(f"{PROGRAM.name}: {error}\n")
         return EXIT_USAGE
 
 
 def _run(
-    arguments: Arguments, resolved: Resolved[AgentConfig], server_uid: int, access: ControlAccess
+    arguments: Arguments,
+    resolved: Resolved[AgentConfig],
+    server_uid: int,
+    access: ControlAccess,
+    lock: InstanceLock,
 ) -> int:
     logs.configure(resolved.value.log_level, PROGRAM.name)
     current = resolved.value
@@ -71,8 +75,23 @@ def _run(
 
     async def work(stop: asyncio.Event) -> int:
         nonlocal daemon
-        daemon = Daemon(current, server_uid, control, access, version=__version__)
-        return await serve(daemon, stop)
+        daemon = Daemon(
+            current,
+            server_uid,
+            control,
+            access,
+            version=__version__,
+            on_sweep=lambda _: mark(),
+            seen_ms=lock.marked_ms,
+        )
+        status = await serve(daemon, stop)
+        mark()
+        return status
+
+    def mark() -> None:
+        # What the next agent takes for the last moment at which somebody saw; killed, it was the last sweep.
+        if daemon is not None and daemon.sees:
+            lock.mark()
 
     def reload() -> None:
         nonlocal current

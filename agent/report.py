@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, tzinfo
 
 from agent.blind import Moment
 from agent.control_messages import Counter, Events, Memory, Procmond, Sight, Status, Sweep
 from agent.inventory import SweepReport
 from agent.service import Agent
 from agent.subscription import Subscription
+from agent.vision import Vision
 from common.messages import CapabilityResponse, EventSource
 
 _KIB = 1024
@@ -37,6 +39,27 @@ def status_of(
         memory=memory_of(_own_status()),
         counters=_counters(dataclasses.asdict(agent.counters)),
     )
+
+
+def status_line(
+    last_sweep: tuple[SweepReport, int] | None, vision: Vision, zone: tzinfo | None = None
+) -> str:
+    """A line for the service manager: the last sweep (and when, Unix milliseconds), what is seen, how often
+    it was not since the start. Times are shown in `zone` (None: local).
+
+    Every word of it is ours: a line break of a peer's would be an order to the service manager.
+    """
+    if last_sweep is None:
+        swept = "no sweep yet"
+    else:
+        report, time_ms = last_sweep
+        at = datetime.fromtimestamp(time_ms / 1000, UTC).astimezone(zone)
+        swept = f"{report.counts.processes:,} processes at {at:%H:%M}"
+    blind = vision.intervals.open
+    reason = "" if blind is None else f": {blind.reason.replace('_', ' ')}"
+    sight = {Sight.LIVE: "live", Sight.POLLING: "polling"}.get(vision.sight, f"BLIND{reason}")
+    number = vision.intervals.total - 1  # the first is the start itself
+    return f"{swept}, {sight}, {number:,} blind interval{'' if number == 1 else 's'}"
 
 
 def memory_of(proc_status: str) -> Memory | None:

@@ -70,7 +70,8 @@ _NO_EVENTS: Final = (Unsupported, InvalidTask)
 class Subscription:
     """Follows procmond's events, for as long as `run` runs, and keeps what they tell.
 
-    `resync` is called when a sweep should follow soon, to make a gap good. `clock` is replaced by tests.
+    `resync` is called when a sweep should follow soon, to make a gap good. `seen_ms` is when an agent before
+    this one last saw events (Unix milliseconds). `clock` is replaced by tests.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class Subscription:
         *,
         version: str | None = None,
         resync: Callable[[], None] = lambda: None,
+        seen_ms: int | None = None,
         clock: Callable[[], Moment] = now,
     ) -> None:
-        self.vision = Vision(clock())
+        self.vision = Vision(clock(), seen_ms)
         self.keeper = Keeper(self.vision.intervals, clock, log_execs=config.log_execs)
         self.kinds: Counter[ProcessEventKind] = Counter()
         """Events received."""

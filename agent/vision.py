@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,19 +23,28 @@ def now() -> Moment:
 
 
 class Vision:
-    """Blind from `at` on, until told otherwise."""
+    """Blind from `at` on, until told otherwise; `seen_ms` is when an agent before this one last saw (Unix
+    milliseconds), which is where the first interval begins."""
 
-    def __init__(self, at: Moment) -> None:
+    def __init__(self, at: Moment, seen_ms: int | None = None) -> None:
         self.intervals = BlindLog()
         self.sight = Sight.BLIND
         self.detail = ""
         """Why `sight` is not better."""
-        self.lose(STARTED, "no snapshot yet", at)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change, on the loop; must not block."""
+        detail = "no snapshot yet"
+        if seen_ms is not None and seen_ms < at.wall_ms:
+            # An earlier boot ended somewhere in between; what this one's clock can tell begins with it.
+            away_ns = (at.wall_ms - seen_ms) * 1_000_000
+            detail, at = "no agent saw what ran in between", Moment(max(at.boot_ns - away_ns, 0), seen_ms)
+        self.lose(STARTED, detail, at)
 
     def lose(self, reason: str, detail: str, at: Moment) -> None:
         """From `at` on no events are seen. Blind for the same reason already: nothing changes."""
         self.sight, self.detail = Sight.BLIND, detail
         self._begin(reason, detail, at)
+        self.on_change()
 
     def see(self, source: EventSource, detail: str, at: Moment) -> None:
         """From `at` on events are seen, as well as `source` can; `detail` says why there is no better one."""
@@ -44,6 +54,7 @@ class Vision:
         else:
             self.sight, self.detail = Sight.LIVE, detail
             self._end(at)
+        self.on_change()
 
     def note_gap(self, gap: Gap, at: Moment) -> None:
         """Events were lost in an interval that is over."""
@@ -56,6 +67,7 @@ class Vision:
             from_ms=interval.from_ms,
             to_ms=interval.to_ms,
         )
+        self.on_change()
 
     def _begin(self, reason: str, detail: str, at: Moment) -> None:
         if self.intervals.open is not None and self.intervals.open.reason == reason:

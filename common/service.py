@@ -169,11 +169,14 @@ class InstanceLock:
     that outlives its parent, such as a collector nobody can kill, would keep an inherited flock and with it
     bar the restart. In return the process must not open the file a second time: closing that would unlock.
 
-    The file stays where it is; one that a crash left behind is locked again. It holds the owner's pid.
+    The file stays where it is; one that a crash left behind is locked again. It holds the owner's pid, and
+    its time of change says when an owner last called `mark`.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.marked_ms: int | None = None
+        """When an owner before this one last called `mark` (Unix milliseconds); None: none ever did."""
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -200,8 +203,18 @@ class InstanceLock:
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, fcntl(2)
             owner = os.pread(descriptor, PID_TEXT_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
             raise AlreadyRunning(f"{self.path}: already running, as pid {owner}") from None
+        marked_ns = status.st_mtime_ns if status.st_size else 0
+        self.marked_ms = marked_ns // 1_000_000 or None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):
+            os.utime(descriptor, ns=(marked_ns, marked_ns))  # to take the lock is no mark
+
+    def mark(self) -> None:
+        """Leave the present moment for the next owner; without the lock, nothing happens."""
+        if self._descriptor is not None:
+            with suppress(OSError):  # a full or broken disk costs the mark, not the daemon
+                os.utime(self._descriptor)
 
     def release(self) -> None:
         """Give the lock up; without one, nothing happens."""

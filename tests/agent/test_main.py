@@ -17,14 +17,18 @@ from typing import Any
 import pytest
 
 from agent.main import EXIT_USAGE, LOCK_NAME, main
-from common.messages import ProcessRecord
+from common.messages import DetectionResult, ProcessRecord
 from tests.support.peer import Peer, scripted, whole
+from tests.support.stories import numbered, snapshot_end
 
 PATIENCE_S = 30.0
 """Ends a test that hangs; no test waits for it."""
 
 STOP_S = 5.0
 """Seconds in which the agent ends after SIGTERM, as promised."""
+
+TICK_MS = 10
+"""Of the clock that file times are taken from, at CONFIG_HZ=100."""
 
 COMMAND = (sys.executable, "-m", "agent.main")
 
@@ -200,3 +204,29 @@ async def test_sighup_takes_over_a_good_configuration_and_refuses_a_bad_one(tmp_
         assert (entry["changed"], entry["needs_restart"]) == (["scan_interval"], ["client"])
         await running.seen("sweep_completed")
         assert await running.stop() == 0
+
+
+async def test_its_blindness_begins_where_the_agent_before_it_stopped_seeing(tmp_path: Path) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.negotiate()
+        while (task := await peer.task_or_end()) is not None:
+            if task.options is not None and task.options.live:
+                shown = numbered(snapshot_end())
+                await peer.answer(
+                    DetectionResult(task_id=task.task_id, success=True, more=True, events=shown)
+                )
+            else:
+                await peer.answer(whole(task, processes=(ProcessRecord(pid=1),), boot_id="boot"))
+
+    async with scripted(str(tmp_path / "procmond.sock"), script):
+        async with agent(tmp_path) as first:
+            first_began = await first.seen("blind_interval_began")
+            await first.seen("blind_interval_ended")
+            stopping_ms = time.time_ns() // 1_000_000
+            assert await first.stop() == 0
+        starting_ms = time.time_ns() // 1_000_000
+        async with agent(tmp_path) as second:
+            began = await second.seen("blind_interval_began")
+    assert first_began["detail"] == "no snapshot yet"
+    assert (began["reason"], began["detail"]) == ("agent_started", "no agent saw what ran in between")
+    assert stopping_ms - TICK_MS <= began["from_ms"] <= starting_ms

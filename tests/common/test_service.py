@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,6 +196,9 @@ def test_descriptors_that_make_no_sense_are_refused() -> None:
     assert "LISTEN_FDS: expected 2 descriptors; 4 is not open" in inherit(1, LISTEN_FDS="2")
 
 
+TICK_MS = 10
+"""Of the slowest kernel clock (CONFIG_HZ=100)."""
+
 HOLDER = """
     import os, signal, sys
     from common.service import InstanceLock
@@ -252,6 +256,23 @@ def test_a_released_lock_can_be_taken_by_another_process(tmp_path: Path) -> None
     lock.release()
     with child(HOLDER.format(path=path, more="")), pytest.raises(AlreadyRunning):
         lock.acquire()
+
+
+def test_the_next_holder_learns_when_the_last_mark_was_made(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    for _ in range(2):  # to hold the lock is no mark
+        with InstanceLock(path) as lock:
+            assert lock.marked_ms is None
+    before_ms = time.time_ns() // 1_000_000
+    with InstanceLock(path) as lock:
+        lock.mark()
+    after_ms = time.time_ns() // 1_000_000
+    for _ in range(2):  # nor does the next holder's start count as one
+        with InstanceLock(path) as lock:
+            assert lock.marked_ms is not None
+            # A file's times are those of the kernel's last tick.
+            assert before_ms - TICK_MS <= lock.marked_ms <= after_ms
+    lock.mark()  # given up: no longer ours to mark, and no error
 
 
 def test_a_lock_file_that_is_no_plain_file_of_its_own_is_refused_and_untouched(tmp_path: Path) -> None:
