@@ -16,7 +16,7 @@ help: ## what there is
 
 setup: $(STAMP) ## make .venv with the project in it
 
-$(STAMP): pyproject.toml build_hook.py $(wildcard proto/*.proto)
+$(STAMP): pyproject.toml build_hook.py $(wildcard proto/*.proto procmond/events/*.c procmond/events/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
