@@ -66,6 +66,8 @@ class FrameDecoder:
         """
         if self._failure is not None:
             raise self._failure
+        if not self._buffer and (payload := self._whole(data)) is not None:
+            return [payload]
         self._buffer += data
         payloads: list[bytes] = []
         try:
@@ -89,6 +91,14 @@ class FrameDecoder:
             raise self._failure
         if self._buffer:
             raise FrameTruncated(len(self._buffer), self._needed)
+
+    def _whole(self, data: bytes) -> bytes | None:
+        """The payload when `data` is one sound frame, no more and no less, as it mostly is; else None."""
+        payload = data[limits.FRAME_HEADER_BYTES :]
+        if not payload or len(payload) > self.max_frame_size:
+            return None
+        length, checksum = _HEADER.unpack_from(data)
+        return payload if length == len(payload) and google_crc32c.value(payload) == checksum else None
 
     def _next(self) -> bytes | None:
         buffer = self._buffer

@@ -8,6 +8,7 @@ from typing import Final
 from common import limits
 from common.errors import InvalidTask, TaskIdError, Unsupported
 from common.messages import (
+    CapabilityRequest,
     CollectionOptions,
     DetectionTask,
     HashCheck,
@@ -48,9 +49,12 @@ def check_task(task: DetectionTask, algorithms: Collection[str] = tuple(DIGEST_H
     if task.task_type not in _KNOWN:
         known = ", ".join(f"{kind.name} ({kind.value})" for kind in TaskType)
         raise Unsupported(f"task type {task.task_type} is not known here; ask one of {known}")
-    _bytes("metadata", task.metadata or "", limits.MAX_METADATA_BYTES)
-    _number("deadline_ms", task.deadline_ms, 0, limits.MAX_DEADLINE_MS)
-    _check_cancel(task)
+    if task.metadata:
+        _bytes("metadata", task.metadata, limits.MAX_METADATA_BYTES)
+    if task.deadline_ms:
+        _number("deadline_ms", task.deadline_ms, 0, limits.MAX_DEADLINE_MS)
+    if task.target_task_id or task.task_type == TaskType.CANCEL_TASK:
+        _check_cancel(task)
     if task.process_filter is not None:
         _check_filter(task.process_filter)
     if task.hash_check is not None:
@@ -61,7 +65,8 @@ def check_task(task: DetectionTask, algorithms: Collection[str] = tuple(DIGEST_H
         _check_hash_targets(task)
     if task.options is not None:
         _check_options(task, task.options, algorithms)
-    _check_capability_request(task)
+    if task.capability_request is not None:
+        _check_capability_request(task, task.capability_request)
 
 
 def check_expected_hash(expected: str, algorithm: str) -> None:
@@ -119,14 +124,15 @@ def _check_hash_targets(task: DetectionTask) -> None:
         path = ""
     else:
         path = task.hash_check.executable_path
-    wanted = task.process_filter or ProcessFilter()
-    if wanted.process_names or wanted.executable_pattern:
+    wanted = task.process_filter
+    if wanted is not None and (wanted.process_names or wanted.executable_pattern):
         raise InvalidTask("process_filter", "names or pattern", "a hash task takes only pids")
-    if path and wanted.pids:
+    pids = () if wanted is None else wanted.pids
+    if path and pids:
         raise InvalidTask(
             "process_filter.pids", "set beside hash_check.executable_path", "name one of the two"
         )
-    if not path and not wanted.pids:
+    if not path and not pids:
         raise InvalidTask(
             "hash_check.executable_path", "empty", "name a path, or running images by process_filter.pids"
         )
@@ -150,10 +156,7 @@ def _check_options(task: DetectionTask, options: CollectionOptions, algorithms: 
         raise InvalidTask("options.environment", "set", "only tasks that answer with processes take it")
 
 
-def _check_capability_request(task: DetectionTask) -> None:
-    request = task.capability_request
-    if request is None:
-        return
+def _check_capability_request(task: DetectionTask, request: CapabilityRequest) -> None:
     if task.task_type != TaskType.NEGOTIATE_CAPABILITIES:
         raise InvalidTask("capability_request", "set", "only NEGOTIATE_CAPABILITIES takes one")
     _bytes("capability_request.client_id", request.client_id, limits.MAX_CLIENT_ID_BYTES)

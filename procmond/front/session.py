@@ -41,7 +41,6 @@ from procmond.link import Kind, LinkMessage, Question
 
 _MAX_CANCELS: Final = limits.MAX_TASKS_PER_CONNECTION
 """CANCEL_TASKs waiting for their targets on one connection; they are exempt from the other limits."""
-_LATE: Final = DeadlineExceeded("the deadline passed; what came before it is valid")
 
 
 class Flight:
@@ -52,8 +51,8 @@ class Flight:
         self.exchange: Exchange | None = None
         self.running: asyncio.Task[None] | None = None
         """What answers it; None while the collector has not answered, and where one look will do."""
-        self.timer: asyncio.TimerHandle | None = None
-        """Of its deadline."""
+        self.deadline: float | None = None
+        """On the loop's clock; None where the answer has no end."""
         self.ended_by: TaskError | None = None
         """Why it was told to stop; the first reason stands."""
         self.stopped = False
@@ -71,8 +70,6 @@ class Flight:
     def finish(self) -> None:
         """It has ended: nobody works on it any more."""
         self._done = True
-        if self.timer is not None:
-            self.timer.cancel()
         if self.exchange is not None:
             self.exchange.close()
         for future in self._waiting:
@@ -105,6 +102,8 @@ class Session:
         self._settings = admission.settings
         self._loop = asyncio.get_running_loop()
         self._flights: dict[str, Flight] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """Of the next deadline, or an earlier one that nobody waits for any more."""
         self._counted = 0
         self._ending = False
         self._over = False
@@ -120,6 +119,8 @@ class Session:
                 try:
                     await self._read(group)
                 finally:
+                    if self._timer is not None:
+                        self._timer.cancel()
                     for flight in tuple(self._flights.values()):
                         if flight.running is None:
                             self._finish(flight)
@@ -198,13 +199,35 @@ class Session:
         live = task.options is not None and task.options.live
         deadline_s = task.deadline_ms / 1000 if task.deadline_ms else self._settings.task_deadline_s
         if task.deadline_ms or not live:
-            flight.timer = self._loop.call_at(received + deadline_s, flight.stop, _LATE)
+            flight.deadline = received + deadline_s
+            self._expire_at(flight.deadline)
         question = Question(
             self._permission is Permission.ADMINISTER,
             self._settings.max_frame_size - answers.OWN_FIELDS_BYTES,
             encoded,
         )
         flight.exchange = self._relay.ask(question, live=live, arrived=lambda: self._arrived(group, flight))
+
+    def _expire_at(self, deadline: float) -> None:
+        """Have `_expire` called by then. A timer may outlast its task: most answers come long before, and the
+        next task has a later deadline, so one serves for many."""
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """Stop what is late; be called again when the next may be."""
+        self._timer = None
+        now = self._loop.time()
+        for flight in tuple(self._flights.values()):
+            if flight.deadline is None or flight.ended_by is not None:
+                continue
+            if flight.deadline <= now:
+                flight.stop(DeadlineExceeded("the deadline passed; what came before it is valid"))
+            else:
+                self._expire_at(flight.deadline)
 
     def _run(self, group: asyncio.TaskGroup, flight: Flight, work: Coroutine[None, None, None]) -> None:
         flight.running = group.create_task(work, name=f"answer-{flight.task.task_id}")
