@@ -35,7 +35,7 @@ class _Echo(asyncio.Protocol):
 
 
 @contextmanager
-def _echo_server() -> Iterator[str]:
+def _echo_server() -> Iterator[tuple[str, int]]:
     path = f"{public_directory()}/echo.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -51,7 +51,7 @@ def _echo_server() -> Iterator[str]:
         os._exit(0)
     listener.close()
     try:
-        yield path
+        yield path, pid
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -75,64 +75,112 @@ def _timed(trip: Callable[[], None]) -> list[float]:
     return times
 
 
-def measure(_processes: int, rounds: int) -> list[Report]:
-    """p50 and p99 of both, and tasks a second when pipelined."""
-    with _echo_server() as path, socket.socket(socket.AF_UNIX) as echo, Procmond() as procmond:
-        echo.connect(path)
-        client: Client = procmond.connect()
-        task = new_hash_check_task("task-0001", HashCheck(executable_path=_TARGET))
-        frame = encode_frame(codec.encode_task(task))
+class _Contenders:
+    """The same frame to both, on connections that stay open."""
 
-        def bare() -> None:
-            _there_and_back(echo, frame)
+    def __init__(self, echo: socket.socket, echo_pid: int, procmond: Procmond) -> None:
+        self.echo = echo
+        self.echo_pid = echo_pid
+        self.procmond = procmond
+        self.client: Client = procmond.connect()
+        self.task = new_hash_check_task("task-0001", HashCheck(executable_path=_TARGET))
+        self.frame = encode_frame(codec.encode_task(self.task))
+        self.answered: list[bytes] = []
 
-        def ours() -> None:
-            answered.append(_there_and_back(client.sock, frame))
+    def bare(self) -> None:
+        _there_and_back(self.echo, self.frame)
 
-        def decoded() -> None:
-            assert client.ask(task)[0].success
+    def ours(self) -> None:
+        self.answered.append(_there_and_back(self.client.sock, self.frame))
 
-        def pipelined() -> None:
-            client.send(
-                *(
-                    new_hash_check_task(f"p{number}", HashCheck(executable_path=_TARGET))
-                    for number in range(_PIPELINED)
-                )
+    def decoded(self) -> None:
+        assert self.client.ask(self.task)[0].success
+
+    def pipelined(self) -> None:
+        self.client.send(
+            *(
+                new_hash_check_task(f"p{number}", HashCheck(executable_path=_TARGET))
+                for number in range(_PIPELINED)
             )
-            for _ in range(_PIPELINED):
-                result = client.receive()
-                assert result is not None
-                assert result.success
+        )
+        for _ in range(_PIPELINED):
+            result = self.client.receive()
+            assert result is not None
+            assert result.success
 
-        answered: list[bytes] = []
-        times: dict[str, list[float]] = {"echo": [], "procmond": [], "decoded": [], "pipelined": []}
-        for number in range(rounds + 1):
-            found = {
-                "echo": _timed(bare),
-                "procmond": _timed(ours),
-                "decoded": _timed(decoded),
-                "pipelined": _timed(pipelined),
-            }
-            assert all(codec.decode_result(payload).success for payload in answered)
-            answered.clear()
-            if number:
-                for name, taken in found.items():
+    def place(self, home: set[int], away: set[int]) -> None:
+        """Where each process runs; one that waits for another on a different processor waits longer."""
+        children = self.procmond.children()
+        for pid, where in (
+            (os.getpid(), home),
+            (self.echo_pid, away),
+            (children["front"], away),
+            (children["collector"], home),
+        ):
+            os.sched_setaffinity(pid, where)
+
+    def rounds(self, count: int, *names: str) -> dict[str, list[float]]:
+        """Seconds of each trip, by contender; one round more than `count` is run first, for nothing."""
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(count + 1):
+            for name in names:
+                taken = _timed(getattr(self, name))
+                if number:
                     times[name] += taken
-        client.close()
-    half = {name: percentile(taken, 50) for name, taken in times.items()}
-    tail = {name: percentile(taken, 99) for name, taken in times.items()}
+            assert all(codec.decode_result(payload).success for payload in self.answered)
+            self.answered.clear()
+        return times
+
+
+def measure(_processes: int, rounds: int) -> list[Report]:
+    """p50 and p99 of both, on one processor and across two, and tasks a second when pipelined."""
+    everywhere = os.sched_getaffinity(0)
+    home, away = min(everywhere), max(everywhere)
+    with (
+        _echo_server() as (path, echo_pid),
+        socket.socket(socket.AF_UNIX) as echo,
+        Procmond() as procmond,
+    ):
+        echo.connect(path)
+        contenders = _Contenders(echo, echo_pid, procmond)
+        try:
+            contenders.place({home}, {home})
+            near = contenders.rounds(rounds, "bare", "ours", "decoded")
+            contenders.place({home}, {away})
+            far = contenders.rounds(rounds, "bare", "ours")
+        finally:
+            contenders.place(everywhere, everywhere)
+        free = contenders.rounds(rounds, "bare", "ours", "pipelined")
+        contenders.client.close()
     return [
         Report(
             "round trip of a cached hash check",
             (
-                Figure("p50, procmond / echo", half["procmond"] / half["echo"], "ratio", 12),
-                Figure("p99, procmond / echo", tail["procmond"] / tail["echo"], "ratio"),
-                Figure("p50, with the client's codec / echo", half["decoded"] / half["echo"], "ratio"),
-                Figure("p50, procmond", half["procmond"] * 1e6, "us"),
-                Figure("p99, procmond", tail["procmond"] * 1e6, "us"),
-                Figure("p50, echo", half["echo"] * 1e6, "us"),
-                Figure("p99, echo", tail["echo"] * 1e6, "us"),
-                Figure(f"tasks a second, {_PIPELINED} in flight", _PIPELINED / half["pipelined"], "1/s"),
+                *_figures("on one processor", near, 12),
+                *_figures("every hop to another processor", far, 12),
+                *_figures("left to the scheduler", free, None),
+                Figure(
+                    "with the client's codec, on one processor / echo",
+                    _half(near["decoded"], near["bare"]),
+                    "ratio",
+                ),
+                Figure(
+                    f"tasks a second, {_PIPELINED} in flight",
+                    _PIPELINED / percentile(free["pipelined"], 50),
+                    "1/s",
+                ),
             ),
         )
     ]
+
+
+def _half(ours: list[float], bare: list[float]) -> float:
+    return percentile(ours, 50) / percentile(bare, 50)
+
+
+def _figures(where: str, times: dict[str, list[float]], target: float | None) -> Iterator[Figure]:
+    ours, bare = times["ours"], times["bare"]
+    yield Figure(f"p50, {where}: procmond / echo", _half(ours, bare), "ratio", target)
+    yield Figure(f"p99, {where}: procmond / echo", percentile(ours, 99) / percentile(bare, 99), "ratio")
+    for name, taken in (("procmond", ours), ("echo", bare)):
+        yield Figure(f"p50, {where}: {name}", percentile(taken, 50) * 1e6, "us")

@@ -161,7 +161,7 @@ class Client:
         """The next result; None at the end of the stream."""
         while not self._waiting:
             try:
-                data = self.sock.recv(1 << 20)
+                data = self.sock.recv(1 << 16)
             except ConnectionResetError:
                 return None
             if not data:
