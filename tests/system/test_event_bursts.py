@@ -17,7 +17,7 @@ from tests.support.daemons import Procmond, eventually
 from tests.support.live import EXEC, EXIT, FORK, GAP, SNAPSHOT, SNAPSHOT_END, Live
 from tests.support.privilege import needs_root
 from tests.support.proofs import TRUE, Stretch, record, started
-from tests.support.tracepoints import Tracepoints, tracepoints
+from tests.support.tracepoints import Tracepoints
 
 pytestmark = needs_root
 
@@ -46,12 +46,6 @@ for pid in children:
     os.waitpid(pid, 0)
 """
 """Each forks two, who fork two, until there are so many; all live until standard input ends."""
-
-
-@pytest.fixture(scope="module")
-def counters() -> Iterator[Tracepoints]:
-    with tracepoints() as found:
-        yield found
 
 
 @pytest.fixture
