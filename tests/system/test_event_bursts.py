@@ -136,6 +136,7 @@ def test_a_collector_killed_in_the_middle_of_a_burst_is_a_gap_of_exactly_what_is
         (gap,) = [one for one in live.of(GAP) if one.gap and one.gap.reason == "collector_lost"]
         assert gap.gap is not None
         assert 0 < gap.gap.from_boot_time_ns < gap.gap.to_boot_time_ns
+        assert abs(gap.wall_time_ms - time.time() * 1000) < 60_000
         assert gap.gap.count == sum(loss.count for loss in gap.gap.losses)
         following = live.events[live.events.index(gap) + 1 :]
         assert following[0].kind is SNAPSHOT
