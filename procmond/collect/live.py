@@ -8,6 +8,7 @@ what the lost one had taken and not told.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -57,6 +58,7 @@ class _Stream:
             since_ns=self._began_ns,
             first=1 if resume is None else resume.next,
             wake=self._ready.set,
+            wall_ms=_wall_ms,
         )
         tools.feed.subscribe(self._subscriber, resume)
 
@@ -96,6 +98,11 @@ class _Stream:
 
     def _resume(self) -> bytes:
         return self._tools.feed.hub.resume(self._subscriber, self._began_ns, boot_ns()).encode()
+
+
+def _wall_ms(at_ns: int) -> int:
+    """Unix milliseconds of a boot time, as the two clocks stand now."""
+    return (time.time_ns() - boot_ns() + at_ns) // 1_000_000
 
 
 def _wish_of(task: DetectionTask) -> Wish:

@@ -83,9 +83,10 @@ class Subscriber:
         max_events: int = MAX_QUEUED_EVENTS,
         max_bytes: int = MAX_QUEUED_BYTES,
         wake: Callable[[], None] = lambda: None,
+        wall_ms: Callable[[int], int] = lambda _: 0,
     ) -> None:
         """`began_ns` (boot time) is when the stream began, `since_ns` when it goes on: earlier events are
-        none of its. `first` is the next event's number.
+        none of its. `first` is the next event's number. `wall_ms` gives the Unix milliseconds of a boot time.
         """
         self.wish = wish
         self.next = first
@@ -102,6 +103,7 @@ class Subscriber:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._wake = wake
+        self._wall_ms = wall_ms
         self._queue: deque[Event | _Missing] = deque()
         self._events = 0
         self._bytes = 0
@@ -263,6 +265,7 @@ class Subscriber:
                 kind=ProcessEventKind.GAP,
                 sequence=self.number(),
                 boot_time_ns=missing.until_ns,
+                wall_time_ms=self._wall_ms(missing.until_ns),
                 gap=gap,
             )
         )

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import cold, enumeration, fairness, hashing, roundtrip, split, steady
+from tests.bench import cold, enumeration, events, fairness, hashing, roundtrip, split, steady
 from tests.bench.measure import Report, render
 
 BENCHMARKS: Final[dict[str, Callable[[int, int], list[Report]]]] = {
@@ -23,6 +23,8 @@ BENCHMARKS: Final[dict[str, Callable[[int, int], list[Report]]]] = {
     "steady": steady.measure_share,
     "hashing": hashing.measure,
     "cold": cold.measure,
+    "events": events.measure_share,
+    "latency": events.measure_latency,
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.daemons import Client, Procmond
+from tests.support.tracepoints import Tracepoints, tracepoints
 
 
 @pytest.fixture(scope="package")
@@ -19,3 +20,10 @@ def procmond() -> Iterator[Procmond]:
 def client(procmond: Procmond) -> Iterator[Client]:
     with procmond.connect() as connected:
         yield connected
+
+
+@pytest.fixture(scope="package")
+def counters() -> Iterator[Tracepoints]:
+    """What processes do, by the kernel's count."""
+    with tracepoints() as found:
+        yield found

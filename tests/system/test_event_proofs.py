@@ -28,17 +28,11 @@ from tests.support.proofs import (
     started,
     told_whole,
 )
-from tests.support.tracepoints import Tracepoints, tracepoints
+from tests.support.tracepoints import Tracepoints
 
 pytestmark = needs_root
 
 RUNS = 3000
-
-
-@pytest.fixture(scope="module")
-def counters() -> Iterator[Tracepoints]:
-    with tracepoints() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,15 @@ def test_a_loss_in_the_kernel_stands_at_its_place_and_asks_for_a_snapshot() -> N
     assert first.sequence == 1
 
 
+def test_a_gap_says_on_the_wall_clock_too_when_it_ended() -> None:
+    sub = Subscriber(Wish(), began_ns=0, wall_ms=lambda at_ns: 1_000 + at_ns)
+    sub.begin_snapshot()
+    sub.end_snapshot()
+    sub.miss("kernel_ring_full", {EXEC: 1}, 10, 20)
+    (gap,) = decoded(sub.take(ALL))
+    assert (gap.boot_time_ns, gap.wall_time_ms) == (20, 1_020)
+
+
 def test_gaps_are_said_though_their_kind_was_not_asked_for() -> None:
     sub = subscriber(Wish(kinds=frozenset({EXEC}), unfiltered=False))
     sub.miss("kernel_ring_full", {FORK: 2}, 1, 2, exact=False)
