@@ -65,8 +65,9 @@ class _Search:
         while self.scripts:
             parts, depth = self.scripts.pop()
             if depth > MAX_NESTING:
-                for part in parts:
+                for index, part in enumerate(parts):
                     self._search_text(part, prose=False)
+                    self._search_next(parts, index)
             else:
                 self._read_script(split(parts), depth)
 

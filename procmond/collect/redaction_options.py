@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from procmond.collect.redaction_rules import Program
+from procmond.collect.redaction_shapes import MARK
 from procmond.collect.redaction_shell import Word
 
 
@@ -32,7 +33,7 @@ def looks_like_option(text: str) -> bool:
     """Whether this is the next option, not the value of the one before (`--password --host x` prompts)."""
     bare = text.lstrip("-")
     dashes = len(text) - len(bare)
-    name = bare.partition("=")[0]
+    name = bare.partition("=")[0].removesuffix(MARK)  # what was glued to it and hidden may have been letters
     if not 1 <= dashes <= 2:
         return False
     if not name:
@@ -155,7 +156,7 @@ class _Reader:
             self._secret(self.at, 0)
         self.awaited = [count - 1 for count in self.awaited if count > 1]
         self.awaited += program.after.get(text) or program.after.get(text[:2], ())
-        if self.assigning and not text.endswith("=") and text.partition("=")[2][:1] != "@":
+        if self.assigning and text.partition("=")[2][:1] not in {"", "@"}:
             self._pair(self.at, 0, "=")
         self.assigning = self.assigning or text in program.assigns
         if self.login and "/" in text and "://" not in text and text[0] not in "/@":

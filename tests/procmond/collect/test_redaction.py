@@ -85,6 +85,27 @@ def test_shell_text_deeper_than_the_bound_is_still_searched_by_name() -> None:
     assert "hunter2" not in "".join(redact(argv, None)[0])
 
 
+def test_arguments_behind_more_wrappers_than_the_bound_are_still_searched_by_name() -> None:
+    argv = ("watch",) * (MAX_NESTING + 3) + ("app", "--password", "hunter2", "X-Api-Key:", "k", "-p=x")
+    shown = (*argv[: MAX_NESTING + 3], "app", "--password", MARK, "X-Api-Key:", MARK, "-p=x")
+    assert redact(argv, None) == (shown, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "hidden"),
+    [
+        # What is glued to an option and hidden does not make the option look like a value afterwards.
+        (("mongo", "-p", "-playbook"), ("mongo", "-p", f"-p{MARK}")),
+        # A value may end with a padding of base64.
+        (("vault", "write", "a/b", "key=c2VjcmV0Cg=="), ("vault", "write", "a/b", f"key={MARK}")),
+        (("vault", "write", "a/b", "key="), ("vault", "write", "a/b", "key=")),
+    ],
+)
+def test_what_fuzzing_found_is_hidden_and_settled(argv: tuple[str, ...], hidden: tuple[str, ...]) -> None:
+    assert redact(argv, None)[0] == hidden
+    assert redact(hidden, None) == (hidden, False)
+
+
 @pytest.mark.parametrize("path", sorted(Path(redaction_names.__file__).parent.glob("redaction*.py")), ids=str)
 def test_no_regular_expression_is_used(path: Path) -> None:
     imported: set[str] = set()
