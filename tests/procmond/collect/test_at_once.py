@@ -42,6 +42,8 @@ from tests.support.privilege import needs_root
 
 pytestmark = needs_root  # only root makes directories that nobody else may write to
 
+PLACES = Places(MountTable(), find_memory_device())
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -55,10 +57,11 @@ def folder() -> Iterator[Path]:
 async def tools() -> AsyncIterator[Tools]:
     """With a clock far enough ahead that what is hashed now counts as settled."""
     engine = HashEngine(wall_clock_ns=lambda: time.time_ns() + 60 * limits.HASH_SETTLE_NS)
-    lanes = HashLanes(engine, engine, Places(MountTable(), find_memory_device()))
+    lanes = HashLanes(engine, engine, PLACES)
     collector = ProcfsCollector(held_descriptors=0)
-    yield Tools(collector, lanes, Guard(), 5.0, make_feed(lanes), KnownAnswers())
+    yield Tools(collector, lanes, Guard(), 5.0, make_feed(lanes, sweeper=collector), KnownAnswers())
     await lanes.close()
+    collector.close()
 
 
 def program(folder: Path, name: str = "program") -> Path:
