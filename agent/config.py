@@ -6,16 +6,13 @@ The definitions are the documentation: flags, environment variables and the comm
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
 
-from common.accounts import are_accounts, find_group, find_user, is_account
-from common.arguments import Arguments, Program
-from common.arguments import load as load_program
-from common.arguments import parse_arguments as parse_program_arguments
-from common.config import MAX_SOCKET_PATH_BYTES, Resolved, Setting, is_absolute_path, is_socket_path
+from common.accounts import find_group, find_user
+from common.arguments import Program
+from common.config import Resolved
 from common.limits import (
     BREAKER_COOL_DOWN_S,
     BREAKER_FAILURES,
@@ -27,6 +24,7 @@ from common.limits import (
     RECONNECT_MAX_S,
 )
 from common.logs import Level
+from common.setting import Setting, account, accounts, is_absolute_path, number, seconds, socket_path
 
 DEFAULT_SCAN_INTERVAL_S: Final = 30.0
 """Seconds between the starts of two sweeps, as the design has it."""
@@ -47,61 +45,55 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     connect_timeout: Annotated[
         float,
-        Setting(
-            meaning="Time to connect and to agree on capabilities.",
+        seconds(
+            "Time to connect and to agree on capabilities.",
             why="a procmond that is up does both within milliseconds.",
-            unit="seconds",
-            minimum=LOWEST_WAIT_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_WAIT_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = CLIENT_CONNECT_TIMEOUT_S
     call_deadline: Annotated[
         float,
-        Setting(
-            meaning="Time one question may take, all frames of its answer included.",
+        seconds(
+            "Time one question may take, all frames of its answer included.",
             why="procmond's own deadline for a task that names none.",
-            unit="seconds",
-            minimum=LOWEST_WAIT_S,
-            maximum=MAX_DEADLINE_MS / 1000,
+            lowest=LOWEST_WAIT_S,
+            highest=MAX_DEADLINE_MS / 1000,
         ),
     ] = DEFAULT_TASK_DEADLINE_S
     backoff_base: Annotated[
         float,
-        Setting(
-            meaning="Longest wait after the first failed attempt to connect; doubles with each further one.",
+        seconds(
+            "Longest wait after the first failed attempt to connect; doubles with each further one.",
             why="a procmond that restarts is back almost at once.",
-            unit="seconds",
-            minimum=LOWEST_WAIT_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_WAIT_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = RECONNECT_INITIAL_S
     backoff_cap: Annotated[
         float,
-        Setting(
-            meaning="No wait between two attempts to connect is longer.",
+        seconds(
+            "No wait between two attempts to connect is longer.",
             why="trying a local socket costs next to nothing, being blind does not.",
-            unit="seconds",
-            minimum=LOWEST_WAIT_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_WAIT_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = RECONNECT_MAX_S
     breaker_threshold: Annotated[
         int,
-        Setting(
-            meaning="Failures in a row after which questions fail at once, without an attempt, for a while.",
+        number(
+            "Failures in a row after which questions fail at once, without an attempt, for a while.",
             why="enough to outlast a restart.",
-            minimum=1,
-            maximum=HIGHEST_BREAKER_FAILURES,
+            highest=HIGHEST_BREAKER_FAILURES,
         ),
     ] = BREAKER_FAILURES
     breaker_cool_down: Annotated[
         float,
-        Setting(
-            meaning="Time for which they fail at once; then one attempt decides.",
+        seconds(
+            "Time for which they fail at once; then one attempt decides.",
             why="as long as the longest wait between two attempts.",
-            unit="seconds",
-            minimum=LOWEST_WAIT_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_WAIT_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = BREAKER_COOL_DOWN_S
 
@@ -111,22 +103,17 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     socket: Annotated[
         str,
-        Setting(
-            meaning="Path of the Unix socket on which procmond answers.",
+        socket_path(
+            "Path of the Unix socket on which procmond answers.",
             why="procmond's own default.",
-            accepts=is_socket_path,
-            expected=f"an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes",
             flag="--socket",
-            metavar="PATH",
         ),
     ] = "/run/daemoneye/procmond.sock"
     server_user: Annotated[
         str | int,
-        Setting(
-            meaning="User as whom procmond must run; an answer of anybody else is not believed.",
+        account(
+            "User as whom procmond must run; an answer of anybody else is not believed.",
             why="only root sees every process.",
-            accepts=is_account,
-            expected="a user name or number",
         ),
     ] = "root"
     state_dir: Annotated[
@@ -142,12 +129,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "/var/lib/daemoneye"
     scan_interval: Annotated[
         float,
-        Setting(
-            meaning="Time from the start of one sweep over all processes to the start of the next.",
+        seconds(
+            "Time from the start of one sweep over all processes to the start of the next.",
             why="short enough for a timely picture, long enough to be a small load.",
-            unit="seconds",
-            minimum=LOWEST_SCAN_INTERVAL_S,
-            maximum=HIGHEST_SCAN_INTERVAL_S,
+            lowest=LOWEST_SCAN_INTERVAL_S,
+            highest=HIGHEST_SCAN_INTERVAL_S,
         ),
     ] = DEFAULT_SCAN_INTERVAL_S
     log_execs: Annotated[
@@ -159,32 +145,27 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     control_socket: Annotated[
         str,
-        Setting(
-            meaning="Path of the Unix socket on which the agent tells its own state.",
+        socket_path(
+            "Path of the Unix socket on which the agent tells its own state.",
             why="systemd's RuntimeDirectory=daemoneye-agent.",
-            accepts=is_socket_path,
-            expected=f"an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes",
             flag="--control-socket",
-            metavar="PATH",
         ),
     ] = "/run/daemoneye-agent/control.sock"
     control_users: Annotated[
         tuple[str | int, ...],
-        Setting(
-            meaning="Users who may ask the agent for its state, besides the one it runs as.",
+        accounts(
+            "Users who may ask the agent for its state, besides the one it runs as.",
             why="the state names no process; administrators are root.",
-            accepts=are_accounts,
-            expected="a list of user names or numbers",
+            of="user",
         ),
     ] = ("root",)
     control_groups: Annotated[
         tuple[str | int, ...],
-        Setting(
-            meaning="Groups whose members may ask the agent for its state. The first owns the socket, which "
+        accounts(
+            "Groups whose members may ask the agent for its state. The first owns the socket, which "
             "works if the agent is a member of it or root.",
             why="nobody but control_users.",
-            accepts=are_accounts,
-            expected="a list of group names or numbers",
+            of="group",
         ),
     ] = ()
     log_level: Annotated[
@@ -209,14 +190,8 @@ PROGRAM: Final = Program(
 )
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """See `common.arguments.parse_arguments`."""
-    return parse_program_arguments(PROGRAM, argv)
-
-
-def load(arguments: Arguments, environment: Mapping[str, str]) -> Resolved[AgentConfig]:
-    """See `common.arguments.load`. Raises: ConfigError."""
-    return load_program(PROGRAM, arguments, environment)
+parse_arguments = PROGRAM.parse_arguments
+load = PROGRAM.load
 
 
 def resolve_server_uid(resolved: Resolved[AgentConfig]) -> int:

@@ -15,7 +15,8 @@ import msgspec
 
 from common import __version__
 from common.conffile import literal
-from common.config import Key, Resolved, keys_of, read_file, resolve
+from common.config import Resolved, read_file, resolve
+from common.setting import Key, keys_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -30,6 +31,14 @@ class Program(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """Of its environment variables, with the underscore: `PROCMOND_`."""
     config_path: str
     """Where its file is looked for when --config is not given; there it may be missing."""
+
+    def parse_arguments(self, argv: Sequence[str]) -> Arguments:
+        """See the function of this name."""
+        return parse_arguments(self, argv)
+
+    def load(self, arguments: Arguments, environment: Mapping[str, str]) -> Resolved[T]:
+        """See the function of this name. Raises: ConfigError."""
+        return load(self, arguments, environment)
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):

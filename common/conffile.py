@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from common.config import Key, Resolved, Setting, expectation, keys_of, table_of
+from common.config import Resolved
+from common.setting import Key, Setting, expectation, keys_of, table_of
 
 COMMENT_COLUMNS: Final = 100
 """Characters; a comment reads well in a terminal of this width."""

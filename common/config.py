@@ -4,83 +4,38 @@ A key nobody defined, a value of the wrong type or out of its range stops the st
 the place, the key and what was expected. Precedence: flag > environment > file > default. Every source is
 checked in full, a value that another one overrides included.
 
-A definition is a frozen `msgspec.Struct` (tables are nested ones), its fields annotated with a `Setting`:
+A definition is a frozen `msgspec.Struct` (tables are nested ones), its fields annotated with a `Setting`
+(common/setting.py):
 
     class Example(msgspec.Struct, frozen=True):
         retries: Annotated[int, Setting(meaning="...", why="...", minimum=0, maximum=9)] = 3
 
-Everything else comes from it: flags (common/arguments.py), environment variables, the commented file
-(common/conffile.py). Text and mappings in, a value out; `read_file` alone touches the system.
+Everything else comes from it: flags (common/arguments.py), environment variables,
+the commented file (common/conffile.py). Text and mappings in, a value out; `read_file` alone touches the
+system.
 """
 
 from __future__ import annotations
 
-import os
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from common.errors import ConfigError
-from common.limits import MAX_PATH_BYTES, MIB
+from common.limits import MIB
+from common.setting import Key, Setting, expectation, keys_of, table_of
 
 MAX_FILE_BYTES: Final = 1 * MIB
 """Bytes of a configuration file: hundreds of times what every key with its comment takes."""
-
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""sun_path of sockaddr_un (unix(7)) has 108, the terminating NUL included."""
 
 MAX_SHOWN_CHARACTERS: Final = 80
 """Of a refused value, in the message: enough to recognise it, and the message stays a line."""
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a field of a definition means to the person who sets it."""
-
-    meaning: str
-    """One or two sentences, shown in the file and, for fields with a flag, in --help."""
-    why: str = ""
-    """Why the default is what it is; empty only for tables."""
-    unit: str = ""
-    minimum: float | None = None
-    """Inclusive, in `unit`; numbers only. As `maximum`."""
-    maximum: float | None = None
-    accepts: Callable[[Any], bool] | None = None
-    """A further condition, told to the person by `expected`."""
-    expected: str = ""
-    """Replaces the expectation worded from type and bounds."""
-    flag: str = ""
-    """The option of the command line (`--socket`), if it has one."""
-    metavar: str = ""
-
-
-class Key(NamedTuple):
-    """One leaf of a definition."""
-
-    path: tuple[str, ...]
-    kind: Any
-    """The field's type, bare: bool, int, float, str, a Literal, a tuple of them, or `X | None`."""
-    setting: Setting
-    default: Any
-
-    @property
-    def dotted(self) -> str:
-        """As written in messages: `limits.connections`."""
-        return ".".join(self.path)
-
-    @property
-    def is_list(self) -> bool:
-        """Whether it holds several values."""
-        return typing.get_origin(self.kind) is tuple
-
-    def variable(self, prefix: str) -> str:
-        """The environment variable that sets it: `PROCMOND_LIMITS__CONNECTIONS`."""
-        return prefix + "__".join(self.path).upper()
 
 
 class Origin(NamedTuple):
@@ -143,23 +98,6 @@ def read_file(path: str, *, required: bool) -> File | None:
         return File(path, content.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; expected TOML") from None
-
-
-def keys_of(definition: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator[Key]:
-    """Every leaf of `definition`, in the order of its fields, tables included."""
-    hints = typing.get_type_hints(definition, include_extras=True)
-    for field in msgspec.structs.fields(definition):
-        kind, setting = typing.get_args(hints[field.name])[:2]
-        here = (*path, field.name)
-        if table := table_of(kind):
-            yield from keys_of(table, here)
-        else:
-            yield Key(here, kind, setting, field.default)
-
-
-def table_of(kind: Any) -> type[msgspec.Struct] | None:
-    """The definition of a nested table, or None for a leaf."""
-    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 
 
 def resolve(
@@ -261,21 +199,6 @@ def _is_accepted(setting: Setting, value: Any) -> bool:
     return setting.accepts is None or setting.accepts(value)
 
 
-def expectation(key: Key) -> str:
-    """What the key takes, in words that follow "expected"."""
-    setting = key.setting
-    if setting.expected:
-        return setting.expected
-    if choices := typing.get_args(key.kind) if typing.get_origin(key.kind) is Literal else ():
-        return "one of " + ", ".join(choices)
-    if key.kind is bool:
-        return "true or false"
-    if key.kind in (int, float):
-        noun = "a whole number" if key.kind is int else "a number"
-        return f"{noun} from {setting.minimum} to {setting.maximum} {setting.unit}".rstrip()
-    return "a list of printable texts" if key.is_list else "printable text"
-
-
 def show(value: object) -> str:
     """`value` on one line, without control characters, and not longer than a person wants to read."""
     text = ascii(list(value) if isinstance(value, tuple) else value)
@@ -297,13 +220,3 @@ def _build(definition: type[T], values: Mapping[str, Any], path: tuple[str, ...]
         table = table_of(hints[field.name])
         arguments[field.name] = _build(table, values, here) if table else values[".".join(here)]
     return definition(**arguments)
-
-
-def is_absolute_path(value: str) -> bool:
-    """For `Setting.accepts`: a daemon's working directory is nothing to rely on."""
-    return os.path.isabs(value) and len(os.fsencode(value)) < MAX_PATH_BYTES
-
-
-def is_socket_path(value: str) -> bool:
-    """For `Setting.accepts`."""
-    return os.path.isabs(value) and len(os.fsencode(value)) <= MAX_SOCKET_PATH_BYTES

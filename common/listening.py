@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from common import limits
-from common.config import MAX_SOCKET_PATH_BYTES
 from common.errors import AlreadyRunning, ConfigError
 from common.service import InheritedSocket, InstanceLock
+from common.setting import MAX_SOCKET_PATH_BYTES
 
 _SOCKET_UMASK: Final = 0o117
 """Leaves 0660: owner and group may connect."""

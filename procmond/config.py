@@ -5,16 +5,11 @@ The definitions are the documentation: flags, environment variables and the comm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
 
-from common.accounts import are_accounts, is_account
-from common.arguments import Arguments, Program
-from common.arguments import load as load_program
-from common.arguments import parse_arguments as parse_program_arguments
-from common.config import MAX_SOCKET_PATH_BYTES, Resolved, Setting, is_socket_path
+from common.arguments import Program
 from common.limits import (
     DEFAULT_MAX_FRAME_SIZE,
     DEFAULT_TASK_DEADLINE_S,
@@ -36,6 +31,7 @@ from common.limits import (
     STALL_LIMIT_S,
 )
 from common.logs import Level
+from common.setting import Setting, account, accounts, number, seconds, socket_path
 from procmond.collect.environment import ENVIRONMENT_NAMES
 
 HIGHEST_CONNECTIONS: Final = 4096
@@ -63,78 +59,71 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_frame_size: Annotated[
         int,
-        Setting(
-            meaning="Largest payload of one frame, in both directions. Clients must allow as much.",
+        number(
+            "Largest payload of one frame, in both directions. Clients must allow as much.",
             why="the specification's value.",
             unit="bytes",
-            minimum=MIN_MAX_FRAME_SIZE,
-            maximum=MAX_MAX_FRAME_SIZE,
+            lowest=MIN_MAX_FRAME_SIZE,
+            highest=MAX_MAX_FRAME_SIZE,
         ),
     ] = DEFAULT_MAX_FRAME_SIZE
     connections: Annotated[
         int,
-        Setting(
-            meaning="Connections open at once; one more is told BUSY and closed.",
+        number(
+            "Connections open at once; one more is told BUSY and closed.",
             why="far above an agent and a few people, and bounded in memory.",
-            minimum=1,
-            maximum=HIGHEST_CONNECTIONS,
+            highest=HIGHEST_CONNECTIONS,
         ),
     ] = MAX_CONNECTIONS
     connections_per_uid: Annotated[
         int,
-        Setting(
-            meaning="Connections of one user open at once.",
+        number(
+            "Connections of one user open at once.",
             why="a quarter of `connections`, so that no single user locks out the others.",
-            minimum=1,
-            maximum=HIGHEST_CONNECTIONS,
+            highest=HIGHEST_CONNECTIONS,
         ),
     ] = MAX_CONNECTIONS_PER_UID
     tasks_per_connection: Annotated[
         int,
-        Setting(
-            meaning="Tasks in flight on one connection; one more is answered BUSY at once.",
+        number(
+            "Tasks in flight on one connection; one more is answered BUSY at once.",
             why="enough to pipeline, too few to fill `tasks_in_flight` from one connection.",
-            minimum=1,
-            maximum=HIGHEST_TASKS,
+            highest=HIGHEST_TASKS,
         ),
     ] = MAX_TASKS_PER_CONNECTION
     tasks_in_flight: Annotated[
         int,
-        Setting(
-            meaning="Tasks in flight on all connections; one more is answered BUSY at once.",
+        number(
+            "Tasks in flight on all connections; one more is answered BUSY at once.",
             why="one collector answers them; more would only wait.",
-            minimum=1,
-            maximum=HIGHEST_TASKS,
+            highest=HIGHEST_TASKS,
         ),
     ] = MAX_TASKS_IN_FLIGHT
     frame_deadline: Annotated[
         float,
-        Setting(
-            meaning="Time from the first byte of a frame to its last; a peer that takes longer is closed.",
+        seconds(
+            "Time from the first byte of a frame to its last; a peer that takes longer is closed.",
             why="a frame takes milliseconds; only a dead or hostile peer needs longer.",
-            unit="seconds",
-            minimum=LOWEST_DEADLINE_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_DEADLINE_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = FRAME_DEADLINE_S
     stall_limit: Annotated[
         float,
-        Setting(
-            meaning="Time a peer may take nothing while an answer waits for it, before it is closed.",
+        seconds(
+            "Time a peer may take nothing while an answer waits for it, before it is closed.",
             why="survives a paused terminal for a moment, frees what a dead reader holds.",
-            unit="seconds",
-            minimum=LOWEST_DEADLINE_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_DEADLINE_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = STALL_LIMIT_S
     task_deadline: Annotated[
         float,
-        Setting(
-            meaning="Deadline of a task that names none, from its receipt, queueing included.",
+        seconds(
+            "Deadline of a task that names none, from its receipt, queueing included.",
             why="far above a full sweep, and short enough to notice a stalled one.",
-            unit="seconds",
-            minimum=LOWEST_DEADLINE_S,
-            maximum=MAX_DEADLINE_MS / 1000,
+            lowest=LOWEST_DEADLINE_S,
+            highest=MAX_DEADLINE_MS / 1000,
         ),
     ] = DEFAULT_TASK_DEADLINE_S
 
@@ -144,52 +133,49 @@ class Hashing(msgspec.Struct, frozen=True, kw_only=True):
 
     max_file_size: Annotated[
         int,
-        Setting(
-            meaning="Largest file that is hashed; a larger one is reported with the state too_large.",
+        number(
+            "Largest file that is hashed; a larger one is reported with the state too_large.",
             why="above nearly every executable, below what would keep a disk busy for minutes.",
             unit="bytes",
-            minimum=0,
-            maximum=HIGHEST_HASH_FILE_BYTES,
+            lowest=0,
+            highest=HIGHEST_HASH_FILE_BYTES,
         ),
     ] = HASH_MAX_FILE_BYTES
     file_deadline: Annotated[
         float,
-        Setting(
-            meaning="Time one file may take; then it is reported without a hash, with the reason.",
+        seconds(
+            "Time one file may take; then it is reported without a hash, with the reason.",
             why="leaves a task with the default deadline time to report it.",
-            unit="seconds",
-            minimum=LOWEST_DEADLINE_S,
-            maximum=HIGHEST_WAIT_S,
+            lowest=LOWEST_DEADLINE_S,
+            highest=HIGHEST_WAIT_S,
         ),
     ] = HASH_FILE_DEADLINE_S
     workers: Annotated[
         int,
-        Setting(
-            meaning="Files hashed at the same time.",
+        number(
+            "Files hashed at the same time.",
             why="one slow file does not hold up the rest, and other work keeps its processors.",
             unit="threads",
-            minimum=1,
-            maximum=HIGHEST_HASH_WORKERS,
+            highest=HIGHEST_HASH_WORKERS,
         ),
     ] = HASH_WORKERS
     cache_entries: Annotated[
         int,
-        Setting(
-            meaning="Hashes remembered, by device, inode, size and both times of the file. 0 remembers none.",
+        number(
+            "Hashes remembered, by device, inode, size and both times of the file. 0 remembers none.",
             why="well above the distinct executables that run on a host at once.",
             unit="entries",
-            minimum=0,
-            maximum=HIGHEST_HASH_CACHE_ENTRIES,
+            lowest=0,
+            highest=HIGHEST_HASH_CACHE_ENTRIES,
         ),
     ] = HASH_CACHE_ENTRIES
     budget: Annotated[
         float,
-        Setting(
-            meaning="Time a sweep waits for hashes it does not remember; the rest are reported pending.",
+        seconds(
+            "Time a sweep waits for hashes it does not remember; the rest are reported pending.",
             why="the first answer comes in time, the next ones complete it.",
-            unit="seconds",
-            minimum=0,
-            maximum=MAX_HASH_BUDGET_MS / 1000,
+            lowest=0,
+            highest=MAX_HASH_BUDGET_MS / 1000,
         ),
     ] = HASH_BUDGET_S
 
@@ -199,47 +185,41 @@ class ProcmondConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     socket: Annotated[
         str,
-        Setting(
-            meaning="Path of the Unix socket on which procmond answers. Not used when systemd passes one.",
+        socket_path(
+            "Path of the Unix socket on which procmond answers. Not used when systemd passes one.",
             why="the directory is root's alone to write, made by tmpfiles.d.",
-            accepts=is_socket_path,
-            expected=f"an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes",
             flag="--socket",
-            metavar="PATH",
         ),
     ] = "/run/daemoneye/procmond.sock"
     allow_users: Annotated[
         Accounts,
-        Setting(
-            meaning="Users who may ask. Replaces the default list. They must also be able to open the "
+        accounts(
+            "Users who may ask. Replaces the default list. They must also be able to open the "
             "socket, which belongs to root and to the first group of allow_groups, mode 0660.",
             why="everybody else is let in by group, or not at all.",
-            accepts=are_accounts,
-            expected="a list of user names or numbers",
+            of="user",
             flag="--allow-user",
             metavar="USER",
         ),
     ] = ("root",)
     allow_groups: Annotated[
         Accounts,
-        Setting(
-            meaning="Groups whose members may ask, supplementary groups included. Replaces the default list. "
+        accounts(
+            "Groups whose members may ask, supplementary groups included. Replaces the default list. "
             "The first one owns the socket.",
             why="the agent's own group; add a person to it to let them ask.",
-            accepts=are_accounts,
-            expected="a list of group names or numbers",
+            of="group",
             flag="--allow-group",
             metavar="GROUP",
         ),
     ] = ("daemoneye",)
     admin_users: Annotated[
         Accounts,
-        Setting(
-            meaning="Users who may administer: they also learn why a path was refused. Replaces the default "
+        accounts(
+            "Users who may administer: they also learn why a path was refused. Replaces the default "
             "list. A user named only here may not ask at all.",
             why="root, and the user the agent runs as.",
-            accepts=are_accounts,
-            expected="a list of user names or numbers",
+            of="user",
             flag="--admin-user",
             metavar="USER",
         ),
@@ -270,12 +250,10 @@ class ProcmondConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     front_user: Annotated[
         str | int | None,
-        Setting(
-            meaning="User, other than root, as whom the part that reads what peers send runs. Unset: it "
+        account(
+            "User, other than root, as whom the part that reads what peers send runs. Unset: it "
             "keeps its uid, without any right of root.",
             why="unset, because only an installation can make such a user.",
-            accepts=is_account,
-            expected="a user name or number",
         ),
     ] = None
     log_level: Annotated[
@@ -317,11 +295,5 @@ PROGRAM: Final = Program(
 )
 
 
-def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """See `common.arguments.parse_arguments`."""
-    return parse_program_arguments(PROGRAM, argv)
-
-
-def load(arguments: Arguments, environment: Mapping[str, str]) -> Resolved[ProcmondConfig]:
-    """See `common.arguments.load`. Raises: ConfigError."""
-    return load_program(PROGRAM, arguments, environment)
+parse_arguments = PROGRAM.parse_arguments
+load = PROGRAM.load

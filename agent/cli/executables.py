@@ -37,6 +37,8 @@ from common.messages import (
 
 PIDS_SHOWN = 3  # of those that run an image; the count says the rest
 
+_HASHED = Cell("hashed", "dim")  # all there is to say where nothing was compared
+
 _SWEEP = DetectionTask(
     task_type=TaskType.ENUMERATE_PROCESSES, stream=True, options=CollectionOptions(skip_hashes=True)
 )
@@ -158,7 +160,11 @@ def verdict(report: ExecutableReport, *, running: bool) -> Cell:
         return Cell("match", "green")
     if report.hash_state not in (HashState.OK, HashState.UNSPECIFIED):
         return Cell(state_words(report.hash_state), "yellow")
-    return Cell("as on disk", "green") if running else Cell("-", "dim")
+    if report.verdict is HashVerdict.UNKNOWN:
+        return Cell("unknown", "yellow")
+    if running:
+        return Cell("as on disk", "green")
+    return _HASHED if report.digests else Cell("-", "dim")
 
 
 def _tasks(
@@ -220,17 +226,16 @@ def _show(
 def _hash_lines(
     reports: Sequence[ExecutableReport], said: argparse.Namespace, output: Output
 ) -> Iterator[str]:
-    """Hash and path as sha256sum prints them, whole; a verdict between them where one was asked for."""
+    """Hash and path as sha256sum prints them, whole; between them the result where it says more."""
     algorithm = said.algorithm or "sha256"
+    results = [verdict(report, running=bool(said.pid)) for report in reports]
     headings = [Heading(algorithm.upper()), Heading("RESULT"), Heading("PATH")]
     rows = [
-        [
-            _digest(report, algorithm, full=True),
-            verdict(report, running=bool(said.pid)),
-            Cell(_target(report)),
-        ]
-        for report in reports
+        [_digest(report, algorithm, full=True), result, Cell(_target(report))]
+        for report, result in zip(reports, results, strict=True)
     ]
+    if all(result is _HASHED for result in results):
+        headings, rows = headings[::2], [row[::2] for row in rows]
     return table(headings, rows, output.screen)
 
 

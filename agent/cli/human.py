@@ -76,7 +76,7 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `10s`, `2m`, `1h`, `1d` or a bare number of seconds; more than 0, at most a week.
+    """Seconds of `10s`, `2m`, `1h`, `1d` or a bare number of seconds; from 0 to a week.
 
     Raises: ConfigError naming what was given and what is expected.
     """
@@ -84,7 +84,7 @@ def parse_duration(text: str) -> float:
     try:
         seconds = float(digits) * _SECONDS[unit]
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= MAX_DURATION_S:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_DURATION_S:
         raise ConfigError(f"{text!r} is not a duration: expected for example 10s, 2m or 1h, at most 7d")
     return seconds

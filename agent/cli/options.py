@@ -118,7 +118,8 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
         dest="duration",
         metavar="DURATION",
         type=_duration,
-        help="end after this time (10s, 2m, 1h), but not before the first inventory; else on Ctrl-C",
+        help="end after this time (10s, 2m, 1h), but not before the first inventory, which is all with 0; "
+        "else on Ctrl-C",
     )
     parser.add_argument("--verbose", action="store_true", help="show the daemons' logs on stderr")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from agent.answer import Answer
 from agent.cli.asking import gather, report_shortfalls
 from agent.cli.columns import DEFAULT_COLUMNS, Column, View, columns_named, sort_records
+from agent.cli.exits import FINE, PARTIAL, worst
 from agent.cli.formats import RECORD_FIELDS, SPECIFIED_FIELDS, plain, plain_value
-from agent.cli.output import Output
+from agent.cli.output import Output, complain
 from agent.cli.render import Cell, Heading, table
 from agent.cli.tree import ASCII, LINES, branches
 from agent.client import Client
@@ -47,7 +48,10 @@ async def _list(
     )
     task = _task(TaskType.ENUMERATE_PROCESSES, process_filter, hashes=not said.no_hashes)
 
+    seen: set[int] = set()
+
     def stream(frame: DetectionResult) -> None:
+        seen.update(record.pid for record in frame.processes)
         rows = (_row(record, fields) for record in of_users(frame.processes, said.user))
         if output.kind == "csv":
             output.rows(fields, rows)
@@ -58,12 +62,25 @@ async def _list(
     streams = output.kind in ("jsonl", "csv") and not order and not said.reverse
     answer = await gather(client, task, stream if streams else None)
     if not streams:
+        seen.update(record.pid for record in answer.processes)
         records = of_users(answer.processes, said.user)
         records = sort_records(records, order, reverse=said.reverse)
         view = View(now=time.time(), full=said.full)
         rows = ([column.cell(record, view) for column in columns] for record in records)
         _show(output, answer, records, fields, ([column.heading for column in columns], rows))
-    return report_shortfalls(client, [answer], hashes=not said.no_hashes)
+    status = report_shortfalls(client, [answer], hashes=not said.no_hashes)
+    if said.name or said.exe:  # of what these leave out it is not known whether it is there
+        return status
+    return worst(status, report_missing(said.pid, seen))
+
+
+def report_missing(pids: Sequence[int] | None, seen: Container[int]) -> int:
+    """Say on stderr which of the pids asked for name no process; PARTIAL if there are any, else FINE."""
+    missing = [pid for pid in dict.fromkeys(pids or ()) if pid not in seen]
+    if not missing:
+        return FINE
+    complain(f"no such process: {', '.join(map(str, missing))}")
+    return PARTIAL
 
 
 async def run_tree(client: Client, said: argparse.Namespace, output: Output) -> int:
@@ -79,7 +96,8 @@ async def run_tree(client: Client, said: argparse.Namespace, output: Output) -> 
         view = View(now=time.time(), full=said.full)
         records, as_table = tree_table(answer.processes, view, unicode=output.screen.unicode)
         _show(output, answer, records, _fields(client, None), as_table)
-        return report_shortfalls(client, [answer], hashes=not said.no_hashes)
+        status = report_shortfalls(client, [answer], hashes=not said.no_hashes)
+        return worst(status, report_missing(said.pid, {record.pid for record in records}))
 
 
 def tree_table(

@@ -28,9 +28,9 @@ from agent.cli.identity import pick_id, taken_ids
 from agent.cli.output import Output, complain, discard_output
 from agent.cli.render import labelled
 from agent.cli.terminal import Progress, screen_of
-from common.config import MAX_SOCKET_PATH_BYTES
 from common.errors import ConfigError, Unreachable
 from common.limits import DEFAULT_TASK_DEADLINE_S
+from common.setting import MAX_SOCKET_PATH_BYTES
 
 START_TIMEOUT_S: Final = 10.0  # until procmond's socket is there; it takes a fraction of one
 PROCMOND_GRACE_S: Final = 3.0  # both graces and the kills after them stay below the 5 s promised

@@ -8,6 +8,7 @@ from typing import Final
 
 from common.errors import ConfigError
 from procmond.collect.guard import Guard
+from procmond.collect.means import Given
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.redaction import redact
 from procmond.collect.settings import CollectorSettings
@@ -52,36 +53,22 @@ def choose(
 ) -> tuple[Collector, tuple[str, ...]]:
     """The collector in force and its limitations, a sentence each; `capabilities` are those it has."""
     replace = redact if settings.redact_arguments else None
-    names = frozenset(settings.environment_variables)
+    given = Given(
+        boot_time=settings.boot_time,
+        guard=guard,
+        memory_device=settings.memory_device,
+        environment_names=frozenset(settings.environment_variables),
+    )
     programs = _iterator(opened) if settings.collector in {"auto", "bpf"} else None
     collector: Collector
     if settings.collector == "psutil":
         from procmond.collect.processes import PsutilCollector
 
-        collector = PsutilCollector(
-            replace,
-            boot_time=settings.boot_time,
-            guard=guard,
-            memory_device=settings.memory_device,
-            environment_names=names,
-        )
+        collector = PsutilCollector(replace, **given)
     elif programs is not None:
-        collector = BpfCollector(
-            replace,
-            programs=programs,
-            boot_time=settings.boot_time,
-            guard=guard,
-            memory_device=settings.memory_device,
-            environment_names=names,
-        )
+        collector = BpfCollector(replace, programs=programs, **given)
     else:
-        collector = ProcfsCollector(
-            replace,
-            boot_time=settings.boot_time,
-            guard=guard,
-            memory_device=settings.memory_device,
-            environment_names=names,
-        )
+        collector = ProcfsCollector(replace, **given)
     return collector, tuple(_limitations(guard, capabilities))
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Collection
-from typing import Final, NamedTuple
+from typing import Final
 
 import psutil
 
@@ -19,20 +18,18 @@ from procmond.collect.arguments import (
     ARGUMENTS_REFUSED,
     NO_ARGUMENTS,
     Arguments,
-    Presenter,
     read_arguments,
     read_environment,
 )
 from procmond.collect.environment import select_environment
-from procmond.collect.guard import Guard
 from procmond.collect.handles import Handle, is_exhausted
-from procmond.collect.images import NO_IMAGE, Image, Images, Verdict
+from procmond.collect.images import NO_IMAGE, Image, Verdict
 from procmond.collect.leaderless import is_leaderless, living_thread
+from procmond.collect.means import Means
 from procmond.collect.procfs_parse import MAX_NAME_BYTES, MalformedProc, Stat, parse_stat
 from procmond.collect.records import Facts, encode_record
-from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
+from procmond.collect.sighting import FileIdentity, Sighting, Wanted
 from procmond.collect.text import text
-from procmond.collect.users import Users
 from procmond.pulse import Stage
 
 _STATUS: Final = {
@@ -58,21 +55,6 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 class Vanished(Exception):
     """The process ended while it was being read."""
-
-
-class Means(NamedTuple):
-    """What all readers of a collector share."""
-
-    proc: str
-    linux: bool
-    """Whether `proc` is there and has the kernel's form."""
-    boot_time: int
-    users: Users
-    images: Images
-    guard: Guard
-    presenter: Presenter
-    redact: Redact | None
-    environment_names: Collection[str]
 
 
 class Reader:

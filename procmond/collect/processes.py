@@ -7,23 +7,16 @@ truth that tests compare the Linux collector with. What psutil does not know is 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import psutil
 
-from procmond.collect.arguments import (
-    Presenter,
-)
-from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.build import unread
-from procmond.collect.environment import ENVIRONMENT_NAMES
-from procmond.collect.guard import Guard
-from procmond.collect.images import Images
-from procmond.collect.process_reader import Means, Reader, Vanished
+from procmond.collect.means import Given, make_means
+from procmond.collect.process_reader import Reader, Vanished
 from procmond.collect.procfs_parse import MalformedProc
 from procmond.collect.sighting import Redact, Sighting, Wanted
-from procmond.collect.users import Users
 
 
 class PsutilCollector:
@@ -31,34 +24,13 @@ class PsutilCollector:
 
     name = "psutil"
 
-    def __init__(
-        self,
-        redact: Redact | None = None,
-        *,
-        proc: str = "/proc",
-        boot_time: int | None = None,
-        users: Users | None = None,
-        guard: Guard | None = None,
-        memory_device: int | None = None,
-        environment_names: Collection[str] = ENVIRONMENT_NAMES,
-    ) -> None:
-        """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life."""
-        self._boot_id = read_boot_id(proc)
-        self._means = Means(
-            proc=proc,
-            linux=os.path.exists(f"{proc}/self/stat"),
-            boot_time=read_boot_time() if boot_time is None else boot_time,
-            users=Users() if users is None else users,
-            images=Images(proc, memory_device),
-            guard=guard or Guard(),
-            presenter=Presenter(redact),
-            redact=redact,
-            environment_names=environment_names,
-        )
+    def __init__(self, redact: Redact | None = None, **given: Unpack[Given]) -> None:
+        """`redact` replaces secrets in arguments."""
+        self._means = make_means(redact, given)
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot; empty when /proc does not show it."""
-        return self._boot_id
+        return self._means.boot_id
 
     def boot_time(self) -> int:
         """Unix seconds at which this boot began; the same value for the collector's whole life."""

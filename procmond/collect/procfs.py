@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Unpack
 
 import msgspec
 
@@ -20,17 +20,13 @@ from procmond.collect.arguments import (
     MAX_KEPT_BYTES,
     NO_ARGUMENTS,
     NOT_SHOWN,
-    Presenter,
     Shown,
     environment_missing,
     read_arguments,
     read_environment,
 )
-from procmond.collect.boot import read_boot_id, read_boot_time
 from procmond.collect.build import NS_PER_TICK, Builder, Reading, unread
 from procmond.collect.details import NO_DETAILS, read_details, read_pid_namespace
-from procmond.collect.environment import ENVIRONMENT_NAMES
-from procmond.collect.guard import Guard
 from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
     Handle,
@@ -40,13 +36,13 @@ from procmond.collect.handles import (
     pidfd_info_works,
     read_file,
 )
-from procmond.collect.images import NO_IMAGE, Image, Images
+from procmond.collect.images import NO_IMAGE, Image
 from procmond.collect.leaderless import is_leaderless, living_thread
+from procmond.collect.means import Given, make_means
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
 from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.text import text
-from procmond.collect.users import Users
 from procmond.pulse import Stage
 
 _THREADS_TRIED: Final = 3
@@ -90,31 +86,23 @@ class ProcfsCollector:
         self,
         redact: Redact | None = None,
         *,
-        proc: str = "/proc",
-        boot_time: int | None = None,
-        users: Users | None = None,
-        guard: Guard | None = None,
-        memory_device: int | None = None,
-        environment_names: Collection[str] = ENVIRONMENT_NAMES,
         held_descriptors: int | None = None,
         pidfd: bool | None = None,
+        **given: Unpack[Given],
     ) -> None:
-        """`redact` replaces secrets in arguments; `boot_time` is the server's, fixed once for its life.
+        """`redact` replaces secrets in arguments.
 
         `held_descriptors` bounds those that stay open between sweeps (default: what RLIMIT_NOFILE allows);
         `pidfd` says whether to use PIDFD_GET_INFO (default: where the kernel has it).
         """
         self._redact = redact
-        self._presenter = Presenter(redact)
-        self._guard = guard or Guard()
-        self._environment_names = environment_names
-        self._proc = proc
-        self._proc_path = os.fsencode(proc)
-        self._boot_id = read_boot_id(proc)
-        self._boot_time = read_boot_time() if boot_time is None else boot_time
-        self._users = Users() if users is None else users
-        self._images = Images(proc, memory_device)
-        self._builder = Builder(self._boot_time, self._users)
+        means = self._means = make_means(redact, given)
+        self._presenter = means.presenter
+        self._guard = means.guard
+        self._proc_path = os.fsencode(means.proc)
+        self._users = means.users
+        self._images = means.images
+        self._builder = Builder(means.boot_time, means.users)
         self._budget = descriptor_budget() if held_descriptors is None else held_descriptors
         self._pidfd = pidfd_info_works() if pidfd is None else pidfd
         self._known: dict[int, _Known] = {}
@@ -125,11 +113,11 @@ class ProcfsCollector:
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot; empty when /proc does not show it."""
-        return self._boot_id
+        return self._means.boot_id
 
     def boot_time(self) -> int:
         """Unix seconds at which this boot began; the same value for the collector's whole life."""
-        return self._boot_time
+        return self._means.boot_time
 
     def close(self) -> None:
         """Close what stays open between sweeps."""
@@ -142,7 +130,9 @@ class ProcfsCollector:
         self._users.refresh()
         self._starts.clear()
         self._began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS_PER_TICK
-        listed = [int(name) for name in os.listdir(self._proc) if name.isdigit()] if pids is None else pids
+        listed = (
+            [int(name) for name in os.listdir(self._means.proc) if name.isdigit()] if pids is None else pids
+        )
         if pids is None:
             for pid in self._known.keys() - set(listed):
                 self._forget(pid)
@@ -233,7 +223,7 @@ class ProcfsCollector:
                 if blocked:
                     environment = environment_missing("blocked")
                 else:
-                    environment = read_environment(handle, self._environment_names, self._redact)
+                    environment = read_environment(handle, self._means.environment_names, self._redact)
             self._guard.leave()
         details, parent = NO_DETAILS, None
         if wanted.full:

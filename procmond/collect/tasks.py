@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Unpack
 
 import msgspec
 
@@ -29,18 +29,15 @@ from procmond.collect.arguments import (
     environment_missing,
     read_environment,
 )
-from procmond.collect.environment import ENVIRONMENT_NAMES
-from procmond.collect.guard import Guard
 from procmond.collect.handles import Handle, descriptor_budget, read_file
-from procmond.collect.images import NO_IMAGE, Image, Images
-from procmond.collect.mounts import find_memory_device
+from procmond.collect.images import NO_IMAGE, Image
+from procmond.collect.means import Given, make_means
 from procmond.collect.procfs import ProcfsCollector
 from procmond.collect.procfs_parse import MalformedProc, parse_stat
 from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
 from procmond.collect.task_images import Place, TaskImages, unseen
 from procmond.collect.task_records import Kept, TaskRecords
-from procmond.collect.users import Users
 from procmond.events.ebpf import Programs
 from procmond.events.facts import CGROUP_CUT, CHANGED, CWD_CUT, HAS_IMAGE, PATH_CUT, TaskFacts
 from procmond.events.tasks import read_groups
@@ -101,49 +98,31 @@ class BpfCollector:
         redact: Redact | None = None,
         *,
         programs: Programs,
-        proc: str = "/proc",
-        boot_time: int | None = None,
-        users: Users | None = None,
-        guard: Guard | None = None,
-        memory_device: int | None = None,
-        environment_names: Collection[str] = ENVIRONMENT_NAMES,
         held_descriptors: int | None = None,
         pidfd: bool | None = None,
+        **given: Unpack[Given],
     ) -> None:
         """`programs` must have a task iterator, and stays its owner's; the rest is as ProcfsCollector's."""
         self._programs = programs
         self._redact = redact
-        self._proc = proc
-        self._proc_path = os.fsencode(proc)
-        self._guard = guard or Guard()
-        self._users = Users() if users is None else users
-        self._environment_names = environment_names
+        means = self._means = make_means(redact, given)
+        self._proc_path = os.fsencode(means.proc)
+        self._guard = means.guard
+        self._users = means.users
         self._budget = descriptor_budget() if held_descriptors is None else held_descriptors
-        if memory_device is None:
-            memory_device = find_memory_device()
-        self._procfs = ProcfsCollector(
-            redact,
-            proc=proc,
-            boot_time=boot_time,
-            users=self._users,
-            guard=self._guard,
-            memory_device=memory_device,
-            environment_names=environment_names,
-            held_descriptors=0,
-            pidfd=pidfd,
-        )
-        self._images = TaskImages(Images(proc, memory_device))
-        self._records = TaskRecords(self._procfs.boot_time(), self._users, redact)
+        self._procfs = ProcfsCollector(redact, held_descriptors=0, pidfd=pidfd, **means.share())
+        self._images = TaskImages(means.images)
+        self._records = TaskRecords(means.boot_time, means.users, redact)
         self._known: dict[int, _Known] = {}
         self._failing = False
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot; empty when /proc does not show it."""
-        return self._procfs.boot_id()
+        return self._means.boot_id
 
     def boot_time(self) -> int:
         """Unix seconds at which this boot began; the same value for the collector's whole life."""
-        return self._procfs.boot_time()
+        return self._means.boot_time
 
     def close(self) -> None:
         """Close what stays open between sweeps; not the programs."""
@@ -163,7 +142,7 @@ class BpfCollector:
     def _sweep_all(self, wanted: Wanted) -> Iterator[Sighting | None]:
         self._images.begin()
         self._users.refresh()
-        listed = {int(name) for name in os.listdir(self._proc) if name.isdigit()}
+        listed = {int(name) for name in os.listdir(self._means.proc) if name.isdigit()}
         told: set[int] = set()
         untold: set[int] = set()
         for group in self._read_groups():
@@ -262,7 +241,7 @@ class BpfCollector:
         else:
             guard.enter(Stage.ARGUMENTS, known.handle.pid, known.start_ticks)
             if wanted.environment and wanted.full:
-                environment = read_environment(known.handle, self._environment_names, self._redact)
+                environment = read_environment(known.handle, self._means.environment_names, self._redact)
             arguments = self._read_arguments(known)
         guard.leave()
         return _Look(known, facts, boot_ns, usage, image, arguments, environment)

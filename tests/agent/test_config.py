@@ -16,8 +16,9 @@ from agent.config import (
     resolve_server_uid,
 )
 from common.conffile import render_toml
-from common.config import File, keys_of, resolve
+from common.config import File, resolve
 from common.errors import ConfigError
+from common.setting import keys_of
 
 
 def test_the_defaults_are_those_the_design_promises() -> None:

@@ -11,13 +11,24 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import cold, enumeration, events, fairness, hashing, roundtrip, split, steady
+from tests.bench import (
+    cold,
+    confinement,
+    enumeration,
+    events,
+    fairness,
+    hashing,
+    roundtrip,
+    split,
+    steady,
+)
 from tests.bench.measure import Report, render
 
 BENCHMARKS: Final[dict[str, Callable[[int, int], list[Report]]]] = {
     "enumeration": enumeration.measure,
     "split": split.measure,
     "roundtrip": roundtrip.measure,
+    "confinement": confinement.measure,
     "fairness": fairness.measure,
     "memory": steady.measure_memory,
     "steady": steady.measure_share,

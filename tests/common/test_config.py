@@ -1,4 +1,4 @@
-"""common.config, common.arguments and common.conffile, with a small definition of their own."""
+"""Configuration, settings, arguments and the commented file, with a small definition of their own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from common import arguments
 from common.conffile import literal, render_effective, render_toml
-from common.config import MAX_FILE_BYTES, File, Resolved, Setting, keys_of, read_file, resolve
+from common.config import MAX_FILE_BYTES, File, Resolved, read_file, resolve
 from common.errors import ConfigError
+from common.setting import Setting, keys_of
 
 
 class Inner(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from common.conffile import render_toml
-from common.config import File, keys_of, resolve
+from common.config import File, resolve
 from common.errors import ConfigError
 from common.limits import MIN_MAX_FRAME_SIZE
+from common.setting import keys_of
 from procmond.config import Hashing, Limits, ProcmondConfig, load, parse_arguments
 
 

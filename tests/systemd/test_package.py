@@ -14,7 +14,7 @@ import pytest
 from agent.config import PROGRAM as AGENT
 from agent.config import AgentConfig
 from common.conffile import render_toml
-from common.config import keys_of
+from common.setting import keys_of
 from procmond.config import PROGRAM as PROCMOND
 from procmond.config import ProcmondConfig
 

@@ -55,9 +55,10 @@ def by_path(task: DetectionTask) -> Iterable[DetectionResult]:
 def test_hashes_are_shown_whole_with_their_path(cli: Cli) -> None:
     outcome = cli.ask(by_path, "hash", "/bin/a", "/bin/b")
     assert outcome.status == 0
-    assert [line.split() for line in outcome.out.splitlines()[1:]] == [
-        [SHA256, "-", "/bin/a"],
-        [SHA256, "-", "/bin/b"],
+    assert [line.split() for line in outcome.out.splitlines()] == [
+        ["SHA256", "PATH"],
+        [SHA256, "/bin/a"],
+        [SHA256, "/bin/b"],
     ]
 
 
@@ -66,7 +67,8 @@ def test_a_refused_path_has_its_line_and_the_others_their_hash(cli: Cli) -> None
     assert outcome.status == 4
     assert outcome.err == "daemoneye: /etc/shadow: not one that root will open\n"
     assert outcome.out.splitlines()[1].split() == ["-", "refused", "/etc/shadow"]
-    assert SHA256 in outcome.out.splitlines()[2]
+    assert outcome.out.splitlines()[0].split() == ["SHA256", "RESULT", "PATH"]
+    assert outcome.out.splitlines()[2].split() == [SHA256, "hashed", "/bin/b"]
 
 
 def test_a_reason_that_names_the_path_is_not_prefixed_with_it(cli: Cli) -> None:
@@ -100,7 +102,11 @@ def test_hashes_for_programs_are_reports(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "word", "status"),
-    [(HashVerdict.MATCH, "match", 0), (HashVerdict.MISMATCH, "mismatch", 1), (HashVerdict.UNKNOWN, "-", 4)],
+    [
+        (HashVerdict.MATCH, "match", 0),
+        (HashVerdict.MISMATCH, "mismatch", 1),
+        (HashVerdict.UNKNOWN, "unknown", 4),
+    ],
 )
 def test_an_expectation_decides_the_status(cli: Cli, verdict: HashVerdict, word: str, status: int) -> None:
     def answers(task: DetectionTask) -> Iterable[DetectionResult]:
@@ -156,7 +162,7 @@ def test_verify_tells_all_about_an_executable(cli: Cli) -> None:
     )
     outcome = cli.ask(lambda task: [reporting(told)], "verify", "/bin/x")
     assert outcome.out.splitlines()[1].split() == [
-        "-", "3:4", "-rwsr-xr-x", "2.0K", "net_raw+ep", "1", "2", "3", "+1", SHA256[:12], "/bin/x",
+        "hashed", "3:4", "-rwsr-xr-x", "2.0K", "net_raw+ep", "1", "2", "3", "+1", SHA256[:12], "/bin/x",
     ]  # fmt: skip
     assert outcome.status == 0
 

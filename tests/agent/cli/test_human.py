@@ -79,13 +79,13 @@ def test_counts_agree_with_their_noun() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("10s", 10), ("2m", 120), ("1h", 3600), ("0.5", 0.5), ("7d", 604800)]
+    ("text", "seconds"), [("10s", 10), ("2m", 120), ("1h", 3600), ("0.5", 0.5), ("7d", 604800), ("0s", 0)]
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "8d", "ten", "nan", "inf", "10x", "1e400"])
+@pytest.mark.parametrize("text", ["", "s", "-1s", "8d", "ten", "nan", "inf", "10x", "1e400"])
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match="for example 10s"):
         parse_duration(text)

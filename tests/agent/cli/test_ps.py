@@ -203,6 +203,25 @@ def test_a_refusal_is_one_line_and_its_status(cli: Cli, code: ErrorCode, status:
     assert "\x1b" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    "command", [("ps",), ("ps", "--format", "jsonl"), ("ps", "--format", "csv"), ("tree",)]
+)
+def test_pids_that_name_no_process_are_said_and_the_answer_is_partial(
+    cli: Cli, command: tuple[str, ...]
+) -> None:
+    asked = ("--pid", "5", "--pid", "1", "--pid", "7", "--pid", "5")
+    outcome = cli.ask(answering(record(1)), *command, *asked)
+    assert outcome.status == 4
+    assert outcome.err == "daemoneye: no such process: 5, 7\n"
+    assert "1" in outcome.out
+
+
+def test_a_pid_that_another_filter_may_have_left_out_is_not_said_to_be_gone(cli: Cli) -> None:
+    outcome = cli.ask(answering(), "ps", "--pid", "5", "--name", "cat")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert cli.ask(answering(record(5)), "ps", "--pid", "5", "--user", "nobody").status == 0
+
+
 def test_a_tree_is_drawn_parents_first(cli: Cli) -> None:
     processes = (record(30, ppid=20), record(1, ppid=0), record(20, ppid=1))
     with cli.server(answering(*processes)) as server:

@@ -13,8 +13,8 @@ import pytest
 
 from agent.cli.daemons import Account, Child, Place, start, stop
 from agent.cli.up import introduction, last_lines, suitable_directory, this_program
-from common.config import MAX_SOCKET_PATH_BYTES
 from common.errors import ConfigError
+from common.setting import MAX_SOCKET_PATH_BYTES
 from tests.support.daemons import eventually
 from tests.support.privilege import needs_root
 

@@ -38,18 +38,17 @@ def _answering() -> Iterator[Callable[[], None]]:
 
 
 def _answer(listener: socket.socket, peer: socket.socket) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        writer.write(b"answer to " + await reader.readline())
-        await writer.drain()
-        writer.close()
-
     async def serve() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
-        server = await asyncio.start_unix_server(answer, sock=listener)
-        reading, _ = await asyncio.open_unix_connection(sock=peer)
-        assert await reading.readline() == b"answer to question\n"
-        server.close()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        listener.setblocking(False)
+        accepted, _ = await loop.sock_accept(listener)  # as the front: uvloop's servers listen() once more
+        accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        question, writer = await asyncio.open_unix_connection(sock=accepted)
+        answer, _ = await asyncio.open_unix_connection(sock=peer)
+        writer.write(b"answer to " + await question.readline())
+        assert await answer.readline() == b"answer to question\n"
+        writer.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

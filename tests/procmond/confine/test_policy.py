@@ -120,6 +120,23 @@ def test_signals_reach_nobody_else(role: str, machine: Machine) -> None:
 
 
 @BOTH
+@EVERY_TABLE
+def test_no_call_names_a_receiver_but_where_descriptors_are_sent(role: str, machine: Machine) -> None:
+    answer = answers(role, machine)
+    assert answer("sendto", 3, 0, 0, 0, 0) == ALLOW
+    assert answer("sendto", 3, 0, 0, 0, 1 << 32) == REFUSED
+    assert (answer("sendmsg", 3, 0, 0) == REFUSED) is (role == "collector")
+
+
+@EVERY_TABLE
+def test_every_number_known_is_used_by_a_table(role: str) -> None:
+    names = {rule.name for rule in TABLES[role](X86_64)}
+    assert names <= SYSCALLS.keys()
+    if role == "supervisor":  # which holds the other two
+        assert names == SYSCALLS.keys()
+
+
+@BOTH
 def test_supervisor_kills_its_groups_and_nothing_else(machine: Machine) -> None:
     answer = answers("supervisor", machine)
     assert answer("kill", -GROUP, 9) == ALLOW
