@@ -184,17 +184,45 @@ def encode_event(
     return event.SerializeToString() + embed_record(record)
 
 
-def encode_place(key: tuple[int, int], parent: tuple[int, int] | None, *, reparented: bool | None) -> bytes:
-    """The part of a ProcessRecord that says which process it is, and under whom."""
-    ppid, parent_start_ticks = parent or (None, None)
-    record = pb.ProcessRecord(
-        pid=key[0],
-        ppid=ppid,
-        start_ticks=key[1],
-        parent_start_ticks=parent_start_ticks,
-        reparented=reparented,
+def encode_life(
+    kind: ProcessEventKind,
+    boot_ns: int,
+    wall_ms: int,
+    key: tuple[int, int],
+    parent: tuple[int, int] | None,
+    *,
+    reparented: bool | None,
+    forker: tuple[int, int] | None = None,
+    ended: tuple[int, int] | None = None,
+) -> bytes:
+    """Encode an event of a process's life without its sequence; the rest of the record may be appended.
+
+    `parent` is who it is under now, `forker` who forked it, `ended` the status, as wait(2) reports it, and
+    the nanoseconds it ran.
+    """
+    pid, start_ticks = key
+    event = pb.ProcessEvent(
+        kind=kind,  # type: ignore[arg-type]  # our enums are ints to protobuf
+        boot_time_ns=boot_ns,
+        wall_time_ms=wall_ms,
+        pid=pid,
+        start_ticks=start_ticks,
     )
-    return record.SerializeToString()
+    place = event.process
+    place.pid, place.start_ticks = pid, start_ticks
+    if parent is not None:
+        place.ppid, place.parent_start_ticks = parent
+    if reparented is not None:
+        place.reparented = reparented
+    if forker is not None:
+        event.parent_pid, event.parent_start_ticks = forker
+    if ended is not None:
+        status, event.run_time_ns = ended
+        if status & 0x7F:
+            event.exit_signal = status & 0x7F
+        else:
+            event.exit_code = status >> 8 & 0xFF
+    return event.SerializeToString()
 
 
 def embed_record(record: bytes) -> bytes:

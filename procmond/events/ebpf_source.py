@@ -3,7 +3,7 @@ wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from common.messages import EventSource, ProcessEventKind
@@ -40,9 +40,18 @@ class EbpfReader:
     def drain(self, limit: int) -> Sequence[KernelEvent]:
         """Take records, oldest first. Raises: SourceFailed when one is none of ours."""
         events = self._ring.drain(limit)
+        self._check()
+        return events
+
+    def skip(self, limit: int) -> Mapping[ProcessEventKind, int]:
+        """Count records by kind, and nothing else. Raises: SourceFailed when one is none of ours."""
+        counts = self._ring.skip(limit)
+        self._check()
+        return counts
+
+    def _check(self) -> None:
         if self._ring.malformed:
             raise SourceFailed(f"eBPF: {self._ring.malformed} records are not of this version's layout")
-        return events
 
     def totals(self) -> Totals:
         """Records taken, and events the kernel counted and could not hand over. Raises: SourceFailed."""

@@ -6,7 +6,6 @@ event waits in its lane (see `lanes`), for `hashed.HASH_WAIT_S` at most.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, cast
@@ -15,9 +14,10 @@ from common.messages import ProcessEventKind, Provenance
 from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.records import (
     Facts,
+    embed_record,
     encode_event,
     encode_exception,
-    encode_place,
+    encode_life,
     encode_record,
 )
 from procmond.collect.sighting import Redact
@@ -38,7 +38,6 @@ from procmond.events.hashed import HashWish, finish, put_when_hashed
 from procmond.events.lanes import Lanes
 from procmond.events.proof import NO_IMAGE, PENDING, SETTLED_NS, KernelImage, Prover, Ran
 from procmond.events.table import Process, ProcessTable
-from procmond.events.wire import KIND_OF
 
 _FORK: Final = ProcessEventKind.FORK
 _EXIT: Final = ProcessEventKind.EXIT
@@ -73,10 +72,6 @@ class KernelEnricher:
         self._wall_offset_ns = 0
         self._images: dict[tuple[object, ...], tuple[KernelImage, str | None]] = {}
         self._briefs: dict[tuple[object, ...], bytes] = {}
-
-    def kind_of(self, event: object) -> ProcessEventKind:
-        """Of one of the events this takes."""
-        return KIND_OF[type(event)]  # type: ignore[index]  # what it takes are KernelEvents
 
     def prepare(self, events: Sequence[object], wall_offset_ns: int) -> list[Step]:
         """What is to be done for each of these, in order. What may be gone soon is taken hold of now.
@@ -162,48 +157,48 @@ class KernelEnricher:
         key = (raw.pid, raw.start_ticks)
         name = name_of(raw.comm)
         process = self._table.forked(key, forker, name, raw.boot_ns)
-        record = self._brief(raw, key, process, identified=True)
-        body = encode_event(
+        parent = _parent_of(raw)
+        body = encode_life(
             _FORK,
             raw.boot_ns,
             (raw.boot_ns + self._wall_offset_ns) // 1_000_000,
             key,
-            record,
-            parent_pid=None if forker is None else forker[0],
-            parent_start_ticks=None if forker is None else forker[1],
-        )
+            parent,
+            reparented=_reparented(process, parent),
+            forker=forker,
+        ) + self._brief(raw, process, identified=True)
         self.lanes.put(Event(_FORK, raw.boot_ns, key, forker, name, process.path, body))
 
     def _exit(self, raw: ExitEvent) -> None:
         key = (raw.pid, raw.start_ticks)
         process = self._table.exited(key, raw.boot_ns)
-        signal = raw.status & 0x7F
-        body = encode_event(
+        parent = _parent_of(raw)
+        body = encode_life(
             _EXIT,
             raw.boot_ns,
             (raw.boot_ns + self._wall_offset_ns) // 1_000_000,
             key,
-            self._brief(raw, key, process, identified=False),
-            exit_code=None if signal else os.WEXITSTATUS(raw.status),
-            exit_signal=signal or None,
-            run_time_ns=raw.run_ns,
-        )
+            parent,
+            reparented=_reparented(process, parent),
+            ended=(raw.status, raw.run_ns),
+        ) + self._brief(raw, process, identified=False)
         path, parent = (None, None) if process is None else (process.path, process.parent)
         self.lanes.put(Event(_EXIT, raw.boot_ns, key, parent, name_of(raw.comm), path, body))
 
     def _credentials(self, raw: CredentialsEvent) -> None:
         key = (raw.pid, raw.start_ticks)
         process = self._table.get(key)
-        wall_ms = (raw.boot_ns + self._wall_offset_ns) // 1_000_000
-        record = self._brief(raw, key, process, identified=True)
-        body = encode_event(ProcessEventKind.CREDENTIALS, raw.boot_ns, wall_ms, key, record)
-        path = None if process is None else process.path
         kind, parent = ProcessEventKind.CREDENTIALS, _parent_of(raw)
+        wall_ms = (raw.boot_ns + self._wall_offset_ns) // 1_000_000
+        reparented = _reparented(process, parent)
+        body = encode_life(kind, raw.boot_ns, wall_ms, key, parent, reparented=reparented)
+        body += self._brief(raw, process, identified=True)
+        path = None if process is None else process.path
         self.lanes.put(Event(kind, raw.boot_ns, key, parent, name_of(raw.comm), path, body))
 
-    def _brief(self, raw: KernelEvent, key: Key, process: Process | None, *, identified: bool) -> bytes:
-        """The record in every event but an exec: what changes from process to process, then what seldom
-        does; `identified` with who it runs as."""
+    def _brief(self, raw: KernelEvent, process: Process | None, *, identified: bool) -> bytes:
+        """What seldom changes from process to process, in every event but an exec, as it stands in an event;
+        `identified` with who it runs as."""
         path = None if process is None else process.path
         same: tuple[object, ...] = (raw.comm, path)
         if identified:
@@ -213,9 +208,9 @@ class KernelEnricher:
         if kept is None:
             if len(self._briefs) >= MAX_KEPT:
                 self._briefs.clear()
-            kept = self._briefs[same] = self._encode_brief(raw, path, identified=identified)
-        parent = _parent_of(raw)
-        return encode_place(key, parent, reparented=_reparented(process, parent)) + kept
+            kept = embed_record(self._encode_brief(raw, path, identified=identified))
+            self._briefs[same] = kept
+        return kept
 
     def _encode_brief(self, raw: KernelEvent, path: str | None, *, identified: bool) -> bytes:
         facts: Facts = {

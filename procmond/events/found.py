@@ -96,10 +96,6 @@ class FoundEnricher:
         self._boot_offset_ns = 0
         self._wall_offset_ns = 0
 
-    def kind_of(self, event: object) -> ProcessEventKind:
-        """Of one of the events this takes."""
-        return _KINDS[type(event)]  # type: ignore[index]  # what it takes are messages
-
     def prepare(self, events: Sequence[object], wall_offset_ns: int) -> list[Step]:
         """What is to be done for each message, in order; the looks are taken now."""
         self._wall_offset_ns = wall_offset_ns
@@ -281,14 +277,6 @@ class FoundEnricher:
         return encode_event(
             kind, boot_ns, wall_ms, key, record, parent_pid=forker[0], parent_start_ticks=start_ticks
         )
-
-
-_KINDS: Final[dict[type[wire.Message], ProcessEventKind]] = {
-    wire.Forked: ProcessEventKind.FORK,
-    wire.Execed: ProcessEventKind.EXEC,
-    wire.Exited: ProcessEventKind.EXIT,
-    wire.ChangedIds: ProcessEventKind.CREDENTIALS,
-}
 
 
 def _inherited(process: Process | None) -> Facts:

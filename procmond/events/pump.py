@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from common.logs import get_logger
-from common.messages import EventSource, ProcessEventKind
+from common.messages import EventSource
 from procmond.collect.slices import Slicer
 from procmond.events.choice import NAMES
 from procmond.events.enrich import Step
@@ -18,9 +18,12 @@ from procmond.events.hub import Hub
 from procmond.events.lanes import Lanes
 from procmond.events.source import KernelSource, Losses
 
-DRAIN_INTERVAL_S: Final = 0.025
-"""Seconds between two drains while events keep coming: few enough frames to be cheap, and no event older than
-that when it is enriched. After a pause the first event is taken at once."""
+FIRST_PAUSE_S: Final = 0.005
+"""Seconds from the first event after a pause, which is taken at once, to the next drain: a fork is followed
+by its exec within a millisecond. From drain to drain the pause doubles."""
+DRAIN_INTERVAL_S: Final = 0.04
+"""Seconds between two drains while events keep coming: few enough frames to be cheap, since each drain finds
+the processor's caches cold; and no event is older than that when it is enriched."""
 DRAIN_RECORDS: Final = 1024
 """Taken at a time; the rest waits in the kernel's buffer, which is the queue that counts what it drops."""
 DRAIN_MESSAGES: Final = 96
@@ -33,6 +36,9 @@ START_GRACE_S: Final = 1.0
 ACCOUNT_INTERVAL_S: Final = 0.25
 """Seconds between two looks at the kernel's counters while events come; the precision of a gap's interval."""
 
+STEPS: Final = 32
+"""Events enriched between two looks at the clock: some 10 us each."""
+
 _log = get_logger("procmond.events")
 
 
@@ -43,7 +49,6 @@ class Enricher(Protocol):
     wish: HashWish
     wants_environment: bool
 
-    def kind_of(self, event: object) -> ProcessEventKind: ...
     def prepare(self, events: Sequence[object], wall_offset_ns: int) -> list[Step]: ...
 
 
@@ -81,27 +86,40 @@ class Pump:
         await self._somebody(START_GRACE_S)
         # The connector's facts are read from processes that may end any moment; eBPF's come with it.
         complete = reader.kind is EventSource.EBPF
-        limit, pause = (DRAIN_RECORDS, DRAIN_INTERVAL_S) if complete else (DRAIN_MESSAGES, 0.0)
+        limit, first_s, longest_s = DRAIN_MESSAGES, 0.0, 0.0
+        if complete:
+            limit, first_s, longest_s = DRAIN_RECORDS, FIRST_PAUSE_S, DRAIN_INTERVAL_S
         while True:
             await _readable(reader.fileno())
             if not self._wanted.is_set():
                 await self._somebody(IDLE_INTERVAL_S)
-            while batch := reader.drain(limit):
-                await self._enrich(batch)
+            pause_s = first_s
+            while taken := await self._take(limit):
                 if boot_ns() - self._accounted_ns >= ACCOUNT_INTERVAL_S * 1e9:
                     self._account()
-                await asyncio.sleep(pause if len(batch) < limit else 0)
+                if taken >= limit:
+                    await asyncio.sleep(0)
+                elif self._wanted.is_set():
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, longest_s)
+                else:
+                    await self._somebody(IDLE_INTERVAL_S)
             self._account()
 
-    async def _enrich(self, batch: Sequence[object]) -> None:
+    async def _take(self, limit: int) -> int:
+        """Move what is there now, at most `limit` records or about that; how many there were."""
         if not self._wanted.is_set():
-            for event in batch:
-                self._hub.discard(self._enricher.kind_of(event))
-            return
+            counts = self._reader.skip(limit)
+            for kind, count in counts.items():
+                self._hub.discard(kind, count)
+            return sum(counts.values())
+        batch = self._reader.drain(limit)
         slicer = Slicer()
-        for step in self._enricher.prepare(batch, time.time_ns() - boot_ns()):
+        for number, step in enumerate(self._enricher.prepare(batch, time.time_ns() - boot_ns()), 1):
             step()
-            await slicer.breathe()
+            if number % STEPS == 0:
+                await slicer.breathe()
+        return len(batch)
 
     def _account(self) -> None:
         """Compare with the kernel's counters. Raises: SourceFailed."""

@@ -14,7 +14,7 @@ import ctypes
 import mmap
 import platform
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -23,7 +23,7 @@ from common.messages import ProcessEventKind
 from procmond.events.ebpf import Programs
 from procmond.events.facts import KernelEvent
 from procmond.events.libbpf import SAMPLE
-from procmond.events.wire import KIND_OF, MalformedRecord, parse_event
+from procmond.events.wire import KIND_OF, MalformedRecord, kind_at, parse_event
 
 RING_BYTES: Final = 2 * 1024 * 1024
 """As records.bpf.h has it: some 1.5 s of 1,000 short processes a second, should nobody read."""
@@ -117,10 +117,23 @@ class EventRing:
         """
         self._events = []
         if self._ring_buffer is None:
-            self._walk(limit)
+            self._walk(limit, self._take)
         else:
             self._programs.library.call("ring_buffer__consume", self._ring_buffer)
         return self._events
+
+    def skip(self, limit: int = DRAIN_RECORDS) -> dict[ProcessEventKind, int]:
+        """As `drain`, but of the records nothing is taken but how many there were, by kind."""
+        before = tuple(self._ledger.counts)
+        if self._ring_buffer is None:
+            self._walk(limit, self._count)
+        else:
+            self.drain()
+        return {
+            kind: now - then
+            for kind, then, now in zip(_KINDS, before, self._ledger.counts, strict=False)
+            if now > then
+        }
 
     @property
     def consumed(self) -> Mapping[ProcessEventKind, int]:
@@ -153,7 +166,7 @@ class EventRing:
         for memory in (self._consumer_page, self._data, self._counters):
             memory.close()
 
-    def _walk(self, limit: int) -> None:
+    def _walk(self, limit: int, take: Callable[[bytes | mmap.mmap, int, int], None]) -> None:
         position = begin = self._consumer[0]
         end = self._producer[0]
         mask = RING_BYTES - 1
@@ -167,10 +180,10 @@ class EventRing:
             if not length & _DISCARDED:
                 start += 8
                 if start + size <= _PAGE + RING_BYTES:
-                    self._take(data, start, start + size)
+                    take(data, start, start + size)
                 else:
                     record = data[start:] + data[_PAGE : start + size - RING_BYTES]
-                    self._take(record, 0, size)
+                    take(record, 0, size)
             position += size + 15 & ~7
             limit -= 1
         if position != begin:
@@ -185,6 +198,12 @@ class EventRing:
             return
         self._events.append(event)
         self._ledger.counts[_INDEX[type(event)]] += 1
+
+    def _count(self, data: bytes | mmap.mmap, start: int, end: int) -> None:
+        try:
+            self._ledger.counts[_NUMBER_OF[kind_at(data, start, end)] - 1] += 1
+        except MalformedRecord:
+            self._ledger.counts[-1] += 1
 
     def _take_sample(self, _context: int, data: int, size: int) -> int:
         self._take(ctypes.string_at(data, size), 0, size)

@@ -42,6 +42,12 @@ class KernelSource(Protocol):
         Raises: SourceFailed.
         """
 
+    def skip(self, limit: int) -> Mapping[ProcessEventKind, int]:
+        """As `drain`, for when nobody listens: how many there were of each kind.
+
+        Raises: SourceFailed.
+        """
+
     def totals(self) -> Totals:
         """The account so far. Raises: SourceFailed."""
 

@@ -116,6 +116,8 @@ KIND_OF: Final[dict[type[KernelEvent], ProcessEventKind]] = {
     CredentialsEvent: ProcessEventKind.CREDENTIALS,
 }
 
+_KINDS: Final = dict(zip(_EVENTS, KIND_OF.values(), strict=True))
+
 
 def parse_event(data: Buffer, start: int, end: int) -> KernelEvent:
     """The event in `data[start:end]`, one whole record.
@@ -130,6 +132,21 @@ def parse_event(data: Buffer, start: int, end: int) -> KernelEvent:
     if parse is None or length != end - start:
         raise MalformedRecord(f"no event record: {key:#x}, {length} of {end - start} bytes")
     return parse(data, start, end)
+
+
+def kind_at(data: Buffer, start: int, end: int) -> ProcessEventKind:
+    """The kind of the event in `data[start:end]`, of which nothing else is looked at.
+
+    Raises:
+        MalformedRecord: it is none, or `end` lies outside of `data`.
+    """
+    if not 0 <= start <= end - HEADER_BYTES <= len(data) - HEADER_BYTES:
+        raise MalformedRecord(f"record of {end - start} bytes at {start} of {len(data)}")
+    key, length = _HEADER.unpack_from(data, start)
+    kind = _KINDS.get(key)
+    if kind is None or length != end - start:
+        raise MalformedRecord(f"no event record: {key:#x}, {length} of {end - start} bytes")
+    return kind
 
 
 def split_tasks(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -93,7 +93,7 @@ class Stretch:
     def _catches_up(self, live: Live) -> bool:
         since_ns = boot_ns()
         pid = _mark()
-        return _within(live, lambda: _end(live, pid, since_ns) is not None, 2.0)
+        return within(live, lambda: _end(live, pid, since_ns) is not None, 2.0)
 
     def prove(self, live: Live) -> Counter[ProcessEventKind]:
         """Take frames until all of the stretch has come, then end the stream; what the gaps say was lost.
@@ -101,10 +101,10 @@ class Stretch:
         Told + lost + shown by a snapshot instead = counted, for each kind. What was shown is known only of
         the whole stream: there may be less of it in the stretch.
         """
-        assert _within(live, lambda: _end(live, self._last, self._ended_ns) is not None, PATIENCE_S)
+        assert within(live, lambda: _end(live, self._last, self._ended_ns) is not None, PATIENCE_S)
         # An exec may wait for its hash and so come after events that happened later: a while, not for ever.
         # What was shown instead is not known before the end.
-        _within(live, lambda: self._fates(live) == self.counted, 2.0)
+        within(live, lambda: self._fates(live) == self.counted, 2.0)
         live.cancel()
         resynced = any(one.boot_time_ns > self._since(live) for one in live.of(SNAPSHOT_END))
         shown = self._shown() if resynced else Counter()
@@ -155,7 +155,7 @@ def _end(live: Live, pid: int, since_ns: int) -> int | None:
     return next((one.boot_time_ns for one in live.of(EXIT, pid) if one.boot_time_ns >= since_ns), None)
 
 
-def _within(live: Live, done: Callable[[], bool], timeout_s: float) -> bool:
+def within(live: Live, done: Callable[[], bool], timeout_s: float) -> bool:
     """Take frames until it is done, so long at most; whether it is."""
     with contextlib.suppress(AssertionError, TimeoutError):
         live.until(done, timeout_s)

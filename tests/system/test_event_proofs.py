@@ -27,6 +27,7 @@ from tests.support.proofs import (
     run,
     started,
     told_whole,
+    within,
 )
 from tests.support.tracepoints import Tracepoints
 
@@ -68,6 +69,16 @@ def with_threads() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
 
 
+def follow(live: Live, processes: list[subprocess.Popen[bytes]]) -> None:
+    """Take what comes until these have ended."""
+
+    def ended() -> bool:
+        return all(process.poll() is not None for process in processes)
+
+    while not ended():
+        within(live, ended, 1.0)
+
+
 @pytest.mark.parametrize("number", [1, 4])
 def test_of_3000_processes_every_event_is_told_with_arguments_exit_code_and_hash(
     ebpf: Procmond, counters: Tracepoints, number: int
@@ -76,8 +87,7 @@ def test_of_3000_processes_every_event_is_told_with_arguments_exit_code_and_hash
         live.exited([run(TRUE, "seen before")])
         stretch = Stretch(ebpf, counters)
         threaded, parents = with_threads(), shells(number)
-        for process in (threaded, *parents):
-            process.wait()
+        follow(live, [threaded, *parents])
         stretch.finish(live)
         lost = stretch.prove(live)
         assert not lost.total()
@@ -109,7 +119,9 @@ def test_of_the_connector_every_exec_is_told_and_missing_arguments_are_marked(
 ) -> None:
     with Live(connector) as live:
         stretch = Stretch(connector, counters)
-        parents = {process.pid: process.wait() for process in (with_threads(), *shells(4))}
+        processes = [with_threads(), *shells(4)]
+        follow(live, processes)
+        parents = {process.pid for process in processes}
         stretch.finish(live)
         lost = stretch.prove(live)
         assert not lost.total()

@@ -413,3 +413,21 @@ def test_a_drain_takes_no_more_than_its_limit(recorder: Recorder) -> None:
         subprocess.run([TRUE], check=True)
     assert len(recorder.ring.drain(limit=3)) == 3
     assert len(recorder.ring.drain()) >= 12
+
+
+@pytest.mark.parametrize("strongly_ordered", [True, False])
+def test_what_is_skipped_is_counted_by_kind_and_consumed(
+    programs: ebpf.Programs, recorder: Recorder, strongly_ordered: bool
+) -> None:
+    ring = EventRing(programs, strongly_ordered=strongly_ordered)
+    before = dict(ring.consumed)
+    for _ in range(5):
+        subprocess.run([TRUE], check=True)
+    skipped = ring.skip()
+    assert set(skipped) >= {ProcessEventKind.FORK, ProcessEventKind.EXEC, ProcessEventKind.EXIT}
+    assert min(skipped.values()) >= 5
+    assert {kind: count - before[kind] for kind, count in ring.consumed.items() if count > before[kind]} == (
+        skipped
+    )
+    assert ring.malformed == 0
+    ring.close()

@@ -27,6 +27,7 @@ from procmond.events.facts import (
 )
 from procmond.events.wire import (
     MalformedRecord,
+    kind_at,
     lasting,
     parse_event,
     parse_task,
@@ -234,8 +235,9 @@ def test_a_record_is_found_wherever_it_lies(form: type[KernelEvent]) -> None:
 
 @pytest.mark.parametrize("bounds", [(-1, 100), (0, 10_000), (100, 90), (50, 50), (10_000, 10_100)])
 def test_bounds_outside_of_the_data_are_malformed(bounds: tuple[int, int]) -> None:
-    with pytest.raises(MalformedRecord):
-        parse_event(exec_record(), *bounds)
+    for look in (parse_event, kind_at):
+        with pytest.raises(MalformedRecord):
+            look(exec_record(), *bounds)
 
 
 def test_another_layout_is_refused() -> None:
@@ -312,7 +314,10 @@ def test_any_bytes_are_an_event_or_malformed(
     at = draw.draw(st.integers(0, len(data)))
     for candidate in (noise, data[:at] + noise + data[at + len(noise) :], data[:at] + noise):
         with suppress(MalformedRecord):
-            assert isinstance(parse(candidate), KernelEvent)
+            event = parse(candidate)
+            assert wire.KIND_OF[type(event)] is kind_at(candidate, 0, len(candidate))
+        with suppress(MalformedRecord):
+            assert kind_at(candidate, 0, len(candidate)) in wire.KIND_OF.values()
         with suppress(MalformedRecord):
             assert all(isinstance(task, TaskFacts) for task in parse_tasks(candidate))
 
