@@ -52,8 +52,9 @@ def recover(container: Container) -> None:
     wait_for("an answer", answers, container)
 
     def sees() -> bool:
-        events = agent_status(container).get("events", {})
-        return events.get("sight") == "live" and "last_repair" in events
+        status = agent_status(container)
+        seeing = status.get("events", {}).get("sight") == "live"
+        return seeing and all(interval["repaired"] for interval in status["intervals"])
 
     wait_for("an agent that sees and has compared", sees)
 
