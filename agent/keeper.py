@@ -37,12 +37,13 @@ class Keeper:
         """Of `repairs`, those that no blind interval explains."""
         self.confession = ""
         """What the source of events says it lacks: a weaker one does not see every change of credentials."""
+        self.compared_ns = 0
+        """The table was last compared with what ran then (CLOCK_BOOTTIME)."""
         self._intervals = intervals
         self._clock = clock
         self._complete = False
         """The table was compared with all that runs, so what is not in it is news."""
         self._snapshot: Comparison | None = None
-        self._compared_ns = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def forget(self) -> None:
@@ -107,7 +108,7 @@ class Keeper:
         self._note(repairs, "sweep", report.began_ns)
 
     def _note(self, repairs: Repairs, found_by: str, began_ns: int) -> None:
-        since_ns, self._compared_ns = self._compared_ns, began_ns
+        since_ns, self.compared_ns = self.compared_ns, began_ns
         confessed = bool(self.confession) and repairs.credentials_only
         explained = self._intervals.explains() or confessed or not repairs.number
         # What makes the table complete for the first time repairs nothing.

@@ -6,7 +6,6 @@ A sweep that failed, a procmond that is away and one that is back are each logge
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import math
 import random
@@ -154,10 +153,13 @@ class Agent:
     async def _sweep_until_lost(self, client: Client) -> NoReturn:
         while True:
             due_at = self._schedule.due_at if self._resync_at is None else self._resync_at
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout_at(min(due_at, self._schedule.due_at)) as self._waiting:
                     await client.wait_lost()
-            self._waiting = None
+            except TimeoutError:
+                pass
+            finally:  # one that is over must not be rescheduled, however it ended
+                self._waiting = None
             missed = self._schedule.begin(self._loop.time())
             if missed:
                 _log.warning("sweeps_skipped", count=missed, total=self._schedule.skipped)

@@ -103,6 +103,9 @@ class Subscription:
         self._last_event_ns = 0
         self._source = EventSource.UNSPECIFIED
         self._source_reason = ""
+        self._unnamed_since: Moment | None = None
+        """Since when events come whose source procmond could not name yet: no collector ran."""
+        self._asked_anew = False
 
     async def run(self) -> NoReturn:
         """Work until cancelled."""
@@ -125,10 +128,16 @@ class Subscription:
 
     def note_source(self, known: CapabilityResponse) -> None:
         """What procmond says of itself: after a gap its events may come from elsewhere."""
+        if known.event_source is EventSource.UNSPECIFIED and not self._asked_anew:
+            self._asked_anew = True  # once: a server that never names it must not be swept for ever
+            self._resync()
+            return
+        self._asked_anew = False
         self._source, self._source_reason = known.event_source, known.event_source_reason
         self.keeper.confession = known.event_source_reason
-        if self.vision.sight is not Sight.BLIND:
-            self.vision.see(self._source, self._source_reason, self._clock())
+        since, self._unnamed_since = self._unnamed_since, None
+        if self.vision.sight is not Sight.BLIND or since is not None:
+            self.vision.see(self._source, self._source_reason, since or self._clock())
 
     def _new_client(self) -> Client:
         return Client(
@@ -145,6 +154,7 @@ class Subscription:
             detail = "this procmond knows only the specification: no events"
             self.vision.lose(LEGACY, detail, self._clock())
             await client.wait_lost()
+        self._source, self._unnamed_since = EventSource.UNSPECIFIED, None
         if client.capabilities is not None:
             self.note_source(client.capabilities)
         self._sequence = SequenceCheck()
@@ -189,7 +199,12 @@ class Subscription:
                 at = self._clock()
                 # Events have been listened to since before the first process was looked at.
                 since_ns = self.keeper.end_snapshot() or event.boot_time_ns or at.boot_ns
-                self.vision.see(self._source, self._source_reason, at.at(since_ns))
+                if self._source is EventSource.UNSPECIFIED:
+                    # Who sees is not known yet. By now procmond can tell, and is asked before the next sweep.
+                    self._unnamed_since, self._asked_anew = at.at(since_ns), False
+                    self._resync()
+                else:
+                    self.vision.see(self._source, self._source_reason, at.at(since_ns))
             case ProcessEventKind.EXEC:
                 entry = table.apply(event)
                 if entry is not None and event.process is not None and self._config.log_execs:
@@ -216,8 +231,12 @@ class Subscription:
         at = self._clock()
         blind = self.vision.intervals.open
         if self.vision.sight is not Sight.BLIND:
-            # Events under way are lost as well; before that, no event for long was quiet.
-            since_ns = max(self._last_event_ns, at.boot_ns - int(EVENT_SLACK_S * 1e9))
+            # Events under way are lost as well.
+            quiet_ns = at.boot_ns - int(EVENT_SLACK_S * 1e9)
+            if not isinstance(error, ShuttingDown):
+                # One that hung first looks like a quiet host: only a comparison tells them apart.
+                quiet_ns = min(quiet_ns, self.keeper.compared_ns)
+            since_ns = max(self._last_event_ns, quiet_ns)
             self.vision.lose(_reason_of(error), str(error), at.at(min(since_ns, at.boot_ns)))
         elif blind is None or blind.reason in (STARTED, LEGACY, UNSUPPORTED):
             self.vision.lose(_reason_of(error), str(error), at)

@@ -169,16 +169,17 @@ async def test_an_agent_without_procmond_says_so_once_and_ends_on_sigterm(tmp_pa
 
 
 async def test_sigterm_in_mid_sweep_ends_it_though_procmond_hangs(tmp_path: Path) -> None:
-    asked = asyncio.Event()
+    asked = asyncio.Semaphore(0)
 
     async def hanging(peer: Peer) -> None:
         await peer.negotiate()
         await peer.task()
-        asked.set()
+        asked.release()
         await peer.end()
 
     async with scripted(str(tmp_path / "procmond.sock"), hanging), agent(tmp_path) as running:
-        await asked.wait()
+        for _ in ("the sweep", "the events"):
+            await asked.acquire()
         assert await running.stop() == 0
 
 
@@ -227,6 +228,8 @@ async def test_its_blindness_begins_where_the_agent_before_it_stopped_seeing(tmp
         starting_ms = time.time_ns() // 1_000_000
         async with agent(tmp_path) as second:
             began = await second.seen("blind_interval_began")
+            await second.seen("blind_interval_ended")
+            assert await second.stop() == 0
     assert first_began["detail"] == "no snapshot yet"
     assert (began["reason"], began["detail"]) == ("agent_started", "no agent saw what ran in between")
     assert stopping_ms - TICK_MS <= began["from_ms"] <= starting_ms

@@ -297,6 +297,29 @@ async def test_many_gaps_cost_one_early_sweep_and_one_question(config: AgentConf
     assert agent.capabilities.event_source is EventSource.POLLING
 
 
+async def test_a_gap_told_while_procmond_is_away_is_made_good_when_it_is_back(
+    config: AgentConfig, logs: LogTap
+) -> None:
+    connections = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.negotiate()
+        if connections > 1:
+            await peer.negotiate()  # asked anew, because events were lost
+        await peer.answer(whole(await peer.task()))
+        if connections > 1:
+            await peer.end()
+
+    rarely = msgspec.structs.replace(config, scan_interval=3600.0)
+    agent = Agent(rarely, os.geteuid())
+    async with scripted(config.socket, script), running(agent):
+        await logs.seen("procmond_unreachable")
+        agent.resync()
+        await logs.seen("sweep_completed", 2)
+
+
 async def test_a_sweep_knows_when_it_was_begun(config: AgentConfig) -> None:
     async def script(peer: Peer) -> None:
         await answer_for_ever(peer, (INIT,))

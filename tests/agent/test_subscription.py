@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from agent.answer import Answer
-from agent.blind import BlindLog
+from agent.blind import BlindLog, Moment
 from agent.config import AgentConfig, ClientSettings
 from agent.control_messages import Sight
 from agent.inventory import SweepReport, count, take_inventory
@@ -52,6 +52,8 @@ EBPF = msgspec.structs.replace(CAPABILITIES, event_source=EventSource.EBPF)
 POLLING = msgspec.structs.replace(
     CAPABILITIES, event_source=EventSource.POLLING, event_source_reason="no BTF here"
 )
+UNNAMED = msgspec.structs.replace(CAPABILITIES, event_source=EventSource.UNSPECIFIED)
+SECOND_NS = 1_000_000_000
 INIT = process(1, name="init")
 SHELL = process(7, name="bash")
 CURL = process(9, name="curl", command_line=("curl", "http://x"), ppid=7, parent_start_ticks=7)
@@ -306,6 +308,66 @@ async def test_a_source_that_was_lost_is_noticed_when_procmond_is_asked_anew(
         await logs.seen("blind_interval_ended")
         subscription.note_source(POLLING)
         assert subscription.vision.sight is Sight.POLLING
+
+
+async def test_of_a_source_that_is_not_named_yet_it_asks_before_it_claims_to_see(
+    config: AgentConfig, logs: LogTap
+) -> None:
+    async def script(peer: Peer) -> None:
+        await begin(peer, INIT, known=UNNAMED)
+        await peer.task_or_end()
+
+    asked = asyncio.Semaphore(0)
+    subscription = Subscription(config, os.geteuid(), resync=asked.release)
+    async with scripted(config.socket, script), running(subscription):
+        for _ in ("for the answer", "for the snapshot"):
+            await asked.acquire()
+        seen = [subscription.vision.sight]
+        for answer in (UNNAMED, POLLING):
+            subscription.note_source(answer)
+            seen.append(subscription.vision.sight)
+    assert seen == [Sight.BLIND, Sight.BLIND, Sight.POLLING]
+    assert reasons(subscription.vision.intervals) == ["agent_started", "polling_source"]
+
+
+async def test_a_collector_that_is_being_replaced_changes_nothing_until_it_is_asked_anew(
+    config: AgentConfig, logs: LogTap
+) -> None:
+    async def script(peer: Peer) -> None:
+        await begin(peer, INIT, known=POLLING)
+        await peer.task_or_end()
+
+    subscription = Subscription(config, os.geteuid())
+    async with scripted(config.socket, script), running(subscription):
+        await until_blind(subscription, logs)
+        subscription.note_source(UNNAMED)
+        assert subscription.vision.sight is Sight.POLLING
+
+
+async def test_a_procmond_that_hung_before_it_was_killed_was_not_quiet(
+    config: AgentConfig, logs: LogTap
+) -> None:
+    at = Moment(1000 * SECOND_NS, 5_000_000)
+    first = True
+
+    async def script(peer: Peer) -> None:
+        nonlocal first, at
+        if first:
+            first = False
+            await peer.negotiate(EBPF)
+            task = await peer.task()
+            shown = numbered(snapshot(INIT, at.boot_ns), snapshot_end(at.boot_ns))
+            await tell(peer, task, 0, *shown)
+            await logs.seen("blind_interval_ended")
+            at = Moment(at.boot_ns + 60 * SECOND_NS, at.wall_ms + 60_000)
+            return  # killed, after a minute without a word
+        await peer.task_or_end()
+
+    subscription = Subscription(config, os.geteuid(), clock=lambda: at)
+    async with scripted(config.socket, script), running(subscription):
+        await until_blind(subscription, logs)
+    (interval,) = subscription.vision.intervals.last(1)
+    assert (interval.reason, interval.from_boot_ns) == ("connection_lost", 1000 * SECOND_NS)
 
 
 @pytest.mark.parametrize("code", [ErrorCode.UNSUPPORTED, ErrorCode.INVALID])

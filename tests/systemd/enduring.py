@@ -67,11 +67,10 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     return sorted(path for path in changed if not OTHERS.match(path))
 
 
-def complaints(container: Container, after: str | None = None) -> list[str]:
+def complaints(container: Container) -> list[str]:
     """What our units, and systemd about them, logged at warning or above."""
-    since = () if after is None else (f"--after-cursor={after}",)
     units = [f"--unit={unit}" for unit in UNITS]
-    return [str(entry["MESSAGE"]) for entry in container.journal("--priority=warning", *units, *since)]
+    return [str(entry["MESSAGE"]) for entry in container.journal("--priority=warning", *units)]
 
 
 def memory(container: Container) -> dict[str, float]:

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.systemd.breaking import answers, no_socket
+from tests.systemd.breaking import answers, no_socket, recover
 from tests.systemd.container import Container, wait_for
 from tests.systemd.enduring import Snapshot, differences, snapshot
+from tests.systemd.gaps import STARTED, interrupt, recorded
 from tests.systemd.installed import UNITS
 from tests.systemd.report import Report
 
@@ -41,11 +42,11 @@ def check_upgrade(report: Report, container: Container, older: Path, package: Pa
 
     def upgraded() -> dict[str, Any]:
         install(container, older)
-        wait_for("an answer", answers, container, timeout_s=30)
+        recover(container)
         configuration = container.tree / "etc/daemoneye/agent.toml"
         configuration.write_text(CHANGE + configuration.read_text())
         before = {unit: container.main_pid(unit) for unit in UNITS if unit.endswith(".service")}
-        install(container, package)
+        span = interrupt(install, container, package)
         wait_for("an answer", answers, container, timeout_s=30)
         after = {unit: container.main_pid(unit) for unit in before}
         assert all(after[unit] not in (0, before[unit]) for unit in before), (before, after)
@@ -53,7 +54,8 @@ def check_upgrade(report: Report, container: Container, older: Path, package: Pa
         version = container.run("dpkg-query", "--show", "--showformat=${Version}", "daemoneye").stdout
         states = {unit: container.property(unit, "ActiveState") for unit in UNITS}
         assert set(states.values()) == {"active"}, states
-        return {"before": before, "after": after, "version": version}
+        gap = recorded(container, span, STARTED)
+        return {"before": before, "after": after, "version": version, "gap": gap}
 
     def disabled() -> dict[str, str]:
         container.run("systemctl", "disable", "--now", "daemoneye-agent.service")
@@ -64,7 +66,9 @@ def check_upgrade(report: Report, container: Container, older: Path, package: Pa
         container.run("systemctl", "enable", "--now", unit)
         return found
 
-    report.check("an upgrade restarts both services and keeps a changed configuration", upgraded)
+    report.check(
+        "an upgrade restarts both services, keeps a changed configuration, the gap is recorded", upgraded
+    )
     report.check("an upgrade leaves a disabled service disabled and stopped", disabled)
 
 

@@ -12,12 +12,6 @@ from typing import Any, Final
 
 KEPT: Final = "kept"
 BROKEN: Final = "broken"
-WAITING: Final = "waiting"
-"""This build lacks what the promise is about; allowed only where the caller says so."""
-
-
-class Waiting(Exception):
-    """What the check is about is not in this build yet."""
 
 
 class Report:
@@ -38,8 +32,6 @@ class Report:
         began = time.monotonic()
         try:
             outcome, observed = KEPT, look(*arguments)
-        except Waiting as reason:
-            outcome, observed = WAITING, str(reason)
         except Exception as error:
             outcome, observed = BROKEN, f"{type(error).__name__}: {error}"
             traceback.print_exc()
@@ -67,4 +59,4 @@ class Report:
     def totals(self) -> dict[str, int]:
         """How many promises had each outcome."""
         outcomes = [promise["outcome"] for promise in self.promises]
-        return {outcome: outcomes.count(outcome) for outcome in (KEPT, BROKEN, WAITING)}
+        return {outcome: outcomes.count(outcome) for outcome in (KEPT, BROKEN)}

@@ -6,6 +6,7 @@ the checkout; every run starts from a fresh copy of it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -20,6 +21,9 @@ PACKAGES: Final = ("systemd", "systemd-sysv", "dbus", "python3", "libbpf1", "ini
 UNUSED: Final = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 TOOLS: Final = ("mmdebstrap", "systemd-nspawn", "dpkg-deb", "nsenter")
 APT_LINE: Final = "apt-get install --no-install-recommends mmdebstrap systemd-container dpkg-dev"
+STRICT_JOURNAL: Final = "[Journal]\nRateLimitIntervalSec=30s\nRateLimitBurst=100\n"
+"""A hundredth of the default: a unit that would lose entries at a rate a test cannot reach loses them here.
+journald multiplies it by up to six where the disk has room."""
 MAX_AGE_S: Final = 7 * 24 * 3600
 """An archive older than this is made anew: the distribution has moved on."""
 
@@ -27,6 +31,18 @@ MAX_AGE_S: Final = 7 * 24 * 3600
 def missing_tools() -> list[str]:
     """Those of `TOOLS` that are not installed."""
     return [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def claim() -> bool:
+    """Whether the trees are ours alone, from now until this process ends."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    lock = os.open(CACHE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True
 
 
 def package_sources() -> list[Path]:
@@ -96,6 +112,9 @@ def fresh_tree(name: str, now: float) -> Path:
     tree.mkdir()
     subprocess.run(["tar", "-xf", source, "-C", tree], check=True, timeout=300)
     (tree / "etc/hostname").write_text("daemoneye-test\n")
+    journald = tree / "etc/systemd/journald.conf.d/strict.conf"
+    journald.parent.mkdir(parents=True, exist_ok=True)
+    journald.write_text(STRICT_JOURNAL)
     # Kept on disk, so that what was logged before a reboot can be read after it.
     (tree / "var/log/journal").mkdir(parents=True, exist_ok=True)
     return tree

@@ -2,133 +2,199 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import subprocess
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any, Final
 
 from tests.systemd.container import Container, own_event, wait_for
-from tests.systemd.installed import COLLEAGUE, commands
-from tests.systemd.report import Report, Waiting
+from tests.systemd.installed import COLLEAGUE
+from tests.systemd.report import Report
 
 EBPF: Final = "ebpf"
-
-
-def source(container: Container) -> tuple[str, str]:
-    """The event source in force, and why. Raises: Waiting in a build without live events."""
-    told = container.json("daemoneye", "capabilities", "--format=json")
-    name = told.get("event_source", "unspecified")
-    reason = str(told.get("event_source_reason", ""))
-    if name in ("unspecified", "none", 0):
-        raise Waiting(f"this build has no live events: {reason}")
-    return str(name), reason
+POLLING: Final = "polling"
+PATIENCE_S: Final = 60
+"""Seconds until a watch without the event that is waited for is ended."""
+EXECS: Final = 2_000
+"""Started as fast as one shell can. The tree's journal keeps far fewer entries of a unit that does not say
+otherwise, see tree.py."""
 
 
 def check_events(report: Report, container: Container, *, ebpf: bool) -> None:
     """Everything in this module; `ebpf` says whether the container is allowed it."""
-
-    def active() -> dict[str, str]:
-        name, reason = source(container)
-        assert name == EBPF, (name, reason)
-        return {"source": name, "reason": reason}
-
-    def fallback() -> dict[str, str]:
-        name, reason = source(container)
-        assert name != EBPF, name
-        assert reason, "no reason is given"
-        shown = " ".join(container.run("daemoneye", "status").stdout.split())
-        assert " ".join(reason.split()) in shown, shown
-        return {"source": name, "reason": reason}
-
-    def visible() -> Any:
-        return run_and_watch(container)
-
     if ebpf:
-        report.check("eBPF is the source of live events", active)
+        report.check("eBPF is the source of live events", active, container)
         report.check("the pids eBPF reports are the container's own", pids_match, container)
     else:
-        report.check("without bpf, status names the fallback in force and the reason", fallback)
-    report.check("a command run inside appears in daemoneye watch with user, arguments and hash", visible)
-    report.check("a command run inside appears in the agent's journal with user, arguments and hash",
-                 journalled, container)  # fmt: skip
+        report.check("without bpf, status names the fallback in force and the reason", fallback, container)
+    report.check(
+        "a command run inside appears in daemoneye watch with user, arguments and hash", watched, container
+    )
+    report.check(
+        "a command run inside appears in the agent's journal with user, arguments and hash",
+        journalled,
+        container,
+    )
+    if ebpf:
+        report.check(f"none of {EXECS:,} execs in a row is missing in the journal", stormed, container)
 
 
-WATCH = ("timeout", "6", "daemoneye", "watch", "--snapshot", "--format=jsonl")
-"""Ends by itself: a signal to nsenter does not reach what runs inside."""
+def source(container: Container) -> tuple[str, str]:
+    """The event source in force, and why."""
+    told = container.json("daemoneye", "capabilities", "--format=json")
+    return str(told["event_source"]), str(told["event_source_reason"])
 
 
-def _watched(container: Container, argument: str, *, user: str = COLLEAGUE) -> list[dict[str, Any]]:
-    """The events of a command run by `user` with `argument`, as root's `daemoneye watch` shows them."""
-    if "watch" not in commands(container):
-        raise Waiting("this build has no daemoneye watch")
-    command = container.command(*WATCH)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+def active(container: Container) -> dict[str, str]:
+    """What procmond says of its source, which must be eBPF."""
+    name, reason = source(container)
+    assert name == EBPF, (name, reason)
+    return {"source": name, "reason": reason}
+
+
+def fallback(container: Container) -> dict[str, str]:
+    """What `daemoneye status` says where the container is not allowed eBPF."""
+    name, reason = source(container)
+    assert name == POLLING, name
+    assert "no eBPF: loading programs needs CAP_BPF" in reason, reason
+    result = container.run("daemoneye", "status", check=False)
+    shown = " ".join(result.stdout.split())
+    assert " ".join(reason.split()) in shown, shown
+    assert shown.startswith("PARTLY BLIND"), shown
+    assert result.returncode == 4, result.returncode
+    return {"source": name, "reason": reason, "first line": result.stdout.splitlines()[0]}
+
+
+# ------------------------------------------------------------------------------------------------- events
+
+
+@contextlib.contextmanager
+def _watching(container: Container) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events a member of the group sees from now on: the snapshot is over.
+
+    A signal to nsenter does not reach what runs inside, so the watch says its pid first.
+    """
+    script = "echo $$; exec daemoneye watch --snapshot --format=jsonl"
+    command = container.command("sh", "-c", script, user=COLLEAGUE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as watching:
         assert watching.stdout
+        stop = f"kill {int(watching.stdout.readline())}"
+        timer = threading.Timer(PATIENCE_S, container.run, ("sh", "-c", stop), {"check": False})
+        timer.start()
+        events = map(json.loads, watching.stdout)
         try:
-            first = watching.stdout.readline()  # it has begun
-            container.run("sleep", argument, user=user)
-            container.run("sleep", "0.3")
-        finally:
-            lines = [first, *watching.stdout.read().splitlines()]
-    return [event for event in map(_parsed, lines) if argument in str(event)]
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    return own_event({"MESSAGE": line.strip()})
-
-
-def run_and_watch(container: Container) -> Any:
-    """One sleep of a duration nobody else sleeps."""
-    events = _watched(container, f"0.2{uuid.uuid4().int % 10**9}")
-    assert events, "it did not appear"
-    text = str(events)
-    expected = hashlib.sha256(container.path("/usr/bin/sleep").read_bytes()).hexdigest()
-    uid = container.run("id", "-u", COLLEAGUE).stdout.strip()
-    assert expected in text, events
-    assert uid in text, events
-    return events[0]
-
-
-def pids_match(container: Container) -> Any:
-    """An event's pid, and that process in the container's own /proc."""
-    source(container)
-    argument = f"3.{uuid.uuid4().int % 10**9}"
-    if "watch" not in commands(container):
-        raise Waiting("this build has no daemoneye watch")
-    command = container.command(*WATCH)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
-        assert watching.stdout
-        watching.stdout.readline()
-        sleeping = subprocess.Popen(container.command("sleep", argument, user=COLLEAGUE))
-        try:
-            for line in watching.stdout:
-                if argument in line and "exec" in line:
-                    event = _parsed(line)
+            for event in events:
+                if event["kind"] == "snapshot_end":
                     break
-            pid = _pid_of(event)
-            found = container.path(f"/proc/{pid}/cmdline").read_bytes()
-            assert argument.encode() in found, (pid, found)
+            yield events
         finally:
-            watching.terminate()
-            sleeping.wait()
-    return {"pid": pid, "cmdline": found.decode(errors="replace")}
+            timer.cancel()
+            container.run("sh", "-c", stop, check=False)
 
 
-def _pid_of(event: dict[str, Any]) -> int:
-    process = event.get("process", event)
-    return int(process["pid"])
+@contextlib.contextmanager
+def _sleeping(container: Container) -> Iterator[str]:
+    """A command of the colleague's that runs meanwhile; its argument, which nobody else's has."""
+    argument = f"600.{uuid.uuid4().int % 10**9:09}"
+    script = f"echo $$; exec sleep {argument}"
+    command = container.command("sh", "-c", script, user=COLLEAGUE)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as sleeping:
+        assert sleeping.stdout
+        pid = int(sleeping.stdout.readline())
+        try:
+            yield argument
+        finally:
+            container.run("sh", "-c", f"kill -9 {pid}", check=False)
 
 
-def journalled(container: Container) -> Any:
-    """The agent's own line about a command."""
-    source(container)
+def _is_expected(container: Container, uid: int, argv: list[str], digest: str, argument: str) -> bool:
+    """Whether these facts are the ones of the colleague's sleep, exactly."""
+    if argv != ["sleep", argument]:
+        return False
+    image = container.path("/usr/bin/sleep").read_bytes()
+    assert uid == int(container.run("id", "-u", COLLEAGUE).stdout), uid
+    assert digest == hashlib.sha256(image).hexdigest(), digest
+    return True
+
+
+def _seen(container: Container) -> dict[str, Any]:
+    """How the watch shows a sleep, whose pid is that of the same sleep in the container's own /proc."""
+    with _watching(container) as events, _sleeping(container) as argument:
+        for event in events:
+            process = event.get("process", {})
+            facts = (process.get("command_line", []), process.get("executable_hash", ""))
+            if event["kind"] == "exec" and _is_expected(container, process["real_uid"], *facts, argument):
+                found = container.path(f"/proc/{event['pid']}/cmdline").read_bytes()
+                assert found == f"sleep\0{argument}\0".encode(), (event, found)
+                return dict(event)
+    raise AssertionError(f"sleep {argument} did not appear")
+
+
+def watched(container: Container) -> dict[str, Any]:
+    """One sleep of a duration nobody else sleeps."""
+    event = _seen(container)
+    process = event["process"]
+    names = ("pid", "user_name", "real_uid", "executable_path", "command_line", "executable_hash")
+    return {"kind": event["kind"], **{name: process.get(name) for name in names}}
+
+
+def pids_match(container: Container) -> dict[str, Any]:
+    """Of live events, and of an inventory: its pids are those of the container's own /proc."""
+    event = _seen(container)
+    records = container.json("daemoneye", "ps", "--format=json")["processes"]
+    listed = {record["pid"]: record["name"] for record in records}
+    wrong = [pid for pid, name in listed.items() if _name_of(container, pid) not in (name, None)]
+    assert not wrong, [(pid, listed[pid], _name_of(container, pid)) for pid in wrong]
+    assert listed[1] == "systemd", listed
+    return {"exec": event["pid"], "compared": len(listed)}
+
+
+def _name_of(container: Container, pid: int) -> str | None:
+    """What the container's own /proc calls a process; None when it has ended."""
+    try:
+        return container.path(f"/proc/{pid}/comm").read_text().removesuffix("\n")
+    except FileNotFoundError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ journal
+
+
+def journalled(container: Container) -> dict[str, Any]:
+    """The agent's own entry about a command: as it ran, or found by the next look."""
     after = container.cursor()
-    argument = f"0.2{uuid.uuid4().int % 10**9}"
-    container.run("sleep", argument, user=COLLEAGUE)
+    with _sleeping(container) as argument:
 
-    def look() -> list[dict[str, Any]]:
-        entries = container.journal("--unit=daemoneye-agent", f"--after-cursor={after}")
-        return [event for event in map(own_event, entries) if argument in str(event)]
+        def look() -> dict[str, Any] | None:
+            entries = container.journal("--unit=daemoneye-agent", after=after)
+            for entry in map(own_event, entries):
+                facts = (entry.get("arguments", []), entry.get("sha256", ""))
+                if facts[0] and _is_expected(container, entry["uid"], *facts, argument):
+                    assert entry["user"] == COLLEAGUE, entry
+                    return entry
+            return None
 
-    (event, *_) = wait_for("the command in the agent's journal", look, timeout_s=45)
-    return event
+        return wait_for("the command in the agent's journal", look, timeout_s=PATIENCE_S)
+
+
+def stormed(container: Container) -> dict[str, int]:
+    """Each of many commands has its entry: neither the agent nor the journal drops one."""
+    after = container.cursor()
+    tag = f"storm{uuid.uuid4().hex[:8]}"
+    script = f"i=0; while [ $i -lt {EXECS} ]; do /bin/true {tag}-$i; i=$((i + 1)); done"
+    container.run("sh", "-c", script, user=COLLEAGUE)
+
+    def arguments() -> set[str]:
+        entries = container.events("daemoneye-agent", "exec_seen", after)
+        return {word for entry in entries for word in entry["arguments"] if word.startswith(f"{tag}-")}
+
+    expected = {f"{tag}-{number}" for number in range(EXECS)}
+    wait_for(f"{EXECS} entries", lambda: arguments() >= expected)
+    said = [str(entry["MESSAGE"]) for entry in container.journal(after=after)]
+    suppressed = [message for message in said if "uppressed" in message]
+    assert not suppressed, suppressed
+    return {"run": EXECS, "in the journal": len(arguments())}
