@@ -20,7 +20,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.errors import MessageError
 from common.logs import get_logger
 from common.service import Notifier, watchdog_interval
 from procmond import control
@@ -28,7 +27,9 @@ from procmond.children import Children
 from procmond.collect.settings import CollectorSettings
 from procmond.events.choice import Opened
 from procmond.front.settings import FrontSettings
+from procmond.frontline import FrontLine
 from procmond.pulse import LOOK_INTERVAL_S
+from procmond.restarts import Restarts
 from procmond.selfcheck import CHECKS_PER_WATCHDOG, DEFAULT_INTERVAL_S, SelfCheck
 from procmond.watch import Watch
 
@@ -36,11 +37,6 @@ GRACE_S: Final = 4.3
 """Seconds from SIGTERM until children that are left are killed; the whole exit is promised within 5."""
 _KILL_WAIT_S: Final = 0.3
 """Seconds a killed child has to be gone; one that hangs in the kernel is abandoned."""
-_STABLE_S: Final = 10.0
-"""A child that lived as long as this counts as sound when it ends: it is replaced at once."""
-_RETRY_BASE_S: Final = 0.05
-_RETRY_CAP_S: Final = 0.8
-"""Replacing a child that keeps dying is put off up to this: below the second in which one is promised."""
 _MAX_FAILED_STARTS: Final = 5
 """Children that end early in a row before anything was served, or fronts at any time: then the start, or
 the service, has failed and the service manager decides."""
@@ -87,15 +83,14 @@ class Supervisor:
         self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
-        self._control: socket.socket | None = None
-        self._failures = {"front": 0, "collector": 0}
-        self._due: dict[str, float] = {}
+        self._restarts = Restarts()
         self._served = False
         self._stop_at: float | None = None
         self._status = 0
         self._watch = Watch()
         interval = (watchdog_interval() or DEFAULT_INTERVAL_S * CHECKS_PER_WATCHDOG) / CHECKS_PER_WATCHDOG
         self._check = SelfCheck(notifier, self._selector, self._hand_over, interval)
+        self._front = FrontLine(self._selector, self._heard, self._check.drop)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
@@ -114,7 +109,7 @@ class Supervisor:
         try:
             self._start("front")
             self._start("collector")
-            while self._children or self._due:
+            while self._children or self._restarts:
                 self._turn()
         finally:
             signal.set_wakeup_fd(previous)
@@ -130,8 +125,7 @@ class Supervisor:
         for key, _ in self._selector.select(self._timeout()):
             key.data()
         now = time.monotonic()
-        for name in [name for name, due in self._due.items() if due <= now]:
-            del self._due[name]
+        for name in self._restarts.take(now):
             self._start(name)
         if self._checking():
             self._check.turn(now)
@@ -143,10 +137,10 @@ class Supervisor:
 
     def _checking(self) -> bool:
         somebody_listens = self._served and self._notifier.connected
-        return somebody_listens and self._control is not None and self._stop_at is None
+        return somebody_listens and self._front.is_open and self._stop_at is None
 
     def _timeout(self) -> float:
-        moments = [*self._due.values(), time.monotonic() + LOOK_INTERVAL_S]
+        moments = [*self._restarts.moments(), time.monotonic() + LOOK_INTERVAL_S]
         if self._checking():
             moments.append(self._check.due)
         if self._stop_at is not None:
@@ -166,7 +160,7 @@ class Supervisor:
         if settings is not None:
             settings = msgspec.structs.replace(settings, supervisor=self._front_settings.supervisor)
             self._front_settings = settings
-            self._tell(control.Configure(settings))
+            self._front.tell(control.Configure(settings))
         self._notify("READY=1")
 
     def _stop(self, reason: str) -> None:
@@ -175,10 +169,11 @@ class Supervisor:
         _log.info("procmond_stopping", reason=reason)
         self._notify("STOPPING=1")
         self._stop_at = time.monotonic() + GRACE_S
-        self._due.clear()
+        self._restarts.cancel()
         self._check.drop()
         if "front" in self._children:
-            self._tell(control.ShutDown())  # the collector ends when the front's end of its line is gone
+            # The collector ends when the front's end of its line is gone.
+            self._front.tell(control.ShutDown())
         else:
             self._kill_all()
 
@@ -192,7 +187,6 @@ class Supervisor:
 
     def _start_front(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
 
         def body() -> None:
             ours.close()
@@ -201,8 +195,7 @@ class Supervisor:
 
         self._fork("front", body)
         theirs.close()
-        self._control = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._hear)
+        self._front.open(ours)
 
     def _start_collector(self) -> None:
         theirs, front = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -213,13 +206,12 @@ class Supervisor:
         def body() -> None:
             front.close()
             self._listener.close()
-            if self._control is not None:
-                self._control.close()
+            self._front.close_in_child()
             self._bodies.collector(theirs, self._collector_settings, pulse, withheld, self._opened)
 
         self._fork("collector", body)
         theirs.close()
-        self._tell(control.NewCollector(), front.fileno())
+        self._front.tell(control.NewCollector(), front.fileno())
         front.close()
 
     def _fork(self, name: str, body: Callable[[], None]) -> None:
@@ -261,18 +253,14 @@ class Supervisor:
         _, status = os.waitpid(child.pid, 0)
         del self._children[child.name]
         if child.name == "front":
-            self._drop_control()
+            self._front.drop()
         if self._stop_at is not None:
             return
-        now = time.monotonic()
-        early = now - child.began < _STABLE_S
-        failures = self._failures[child.name] = self._failures[child.name] + 1 if early else 0
+        failures = self._restarts.ended(child.name, began=child.began, now=time.monotonic())
         _log.error("child_ended", child=child.name, pid=child.pid, status=os.waitstatus_to_exitcode(status))
         if failures >= _MAX_FAILED_STARTS and (child.name == "front" or not self._served):
             self._status = 1
             self._stop(f"the {child.name} cannot be kept running")
-            return
-        self._due[child.name] = now + (min(_RETRY_BASE_S * 2 ** (failures - 1), _RETRY_CAP_S) if early else 0)
 
     def _kill_all(self) -> None:
         for child in tuple(self._children.values()):
@@ -288,7 +276,7 @@ class Supervisor:
         else:
             self._abandon(collector)
             self._watch.abandoned += 1
-        self._due["collector"] = time.monotonic()
+        self._restarts.start_now("collector", time.monotonic())
 
     def _kill(self, child: Child) -> bool:
         """Whether it is gone; one that hangs in the kernel may not be."""
@@ -309,29 +297,7 @@ class Supervisor:
 
     # -------------------------------------------------------------------------------------------- front
 
-    def _tell(self, message: control.ControlMessage, descriptor: int | None = None) -> None:
-        if self._control is None:
-            return
-        try:
-            control.send(self._control, message, descriptor)
-        except OSError as error:  # it is ending; what follows is decided when it has
-            _log.warning("front_not_told", message=type(message).__name__, error=str(error))
-
-    def _hear(self) -> None:
-        if self._control is None:
-            return
-        try:
-            message, descriptor = control.receive(self._control)
-        except BlockingIOError:
-            return
-        except (control.Closed, ConnectionResetError):
-            self._drop_control()
-            return
-        except MessageError as error:
-            _log.error("front_not_understood", error=str(error))
-            return
-        if descriptor is not None:
-            os.close(descriptor)  # it has none to give; a front taken over could fill our table with them
+    def _heard(self, message: control.ControlMessage) -> None:
         if isinstance(message, control.Ready) and not self._served:
             self._served = True
             _log.info("procmond_ready")
@@ -340,11 +306,4 @@ class Supervisor:
             self._check.clients = message.connections
 
     def _hand_over(self, descriptor: int) -> None:
-        self._tell(control.Examine(), descriptor)
-
-    def _drop_control(self) -> None:
-        self._check.drop()
-        if self._control is not None:
-            self._selector.unregister(self._control)
-            self._control.close()
-            self._control = None
+        self._front.tell(control.Examine(), descriptor)
