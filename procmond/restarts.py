@@ -1,4 +1,7 @@
-"""When a child that ended is started again. One rule: a sound one at once, else after a growing wait. Pure."""
+"""When a child that ended is started again. One rule: a sound one at once, others after growing waits.
+
+Pure.
+"""
 
 from __future__ import annotations
 

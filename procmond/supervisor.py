@@ -83,7 +83,6 @@ class Supervisor:
         self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
-        self._front = FrontLine(self._selector, self._heard, lambda: self._check.drop())
         self._restarts = Restarts()
         self._served = False
         self._stop_at: float | None = None
@@ -91,6 +90,7 @@ class Supervisor:
         self._watch = Watch()
         interval = (watchdog_interval() or DEFAULT_INTERVAL_S * CHECKS_PER_WATCHDOG) / CHECKS_PER_WATCHDOG
         self._check = SelfCheck(notifier, self._selector, self._hand_over, interval)
+        self._front = FrontLine(self._selector, self._heard, self._check.drop)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; 0, or 1 when the children cannot be kept running."""
@@ -172,9 +172,8 @@ class Supervisor:
         self._restarts.cancel()
         self._check.drop()
         if "front" in self._children:
-            self._front.tell(
-                control.ShutDown()
-            )  # the collector ends when the front's end of its line is gone
+            # The collector ends when the front's end of its line is gone.
+            self._front.tell(control.ShutDown())
         else:
             self._kill_all()
 
