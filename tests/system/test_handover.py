@@ -19,7 +19,7 @@ from procmond.events.connector import Connection, open_connector
 from tests.support.daemons import Procmond
 from tests.support.live import EXEC, EXIT, PATIENCE_S, Live, response
 from tests.support.privilege import needs_root
-from tests.system.test_events import TRUE, run
+from tests.support.proofs import TRUE, run
 
 pytestmark = needs_root
 
