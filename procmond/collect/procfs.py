@@ -31,7 +31,6 @@ from procmond.collect.handles import (
     DESCRIPTORS_PER_PROCESS,
     Handle,
     descriptor_budget,
-    is_exhausted,
     parse_credentials,
     pidfd_info_works,
     read_file,
@@ -39,6 +38,7 @@ from procmond.collect.handles import (
 from procmond.collect.images import NO_IMAGE, Image
 from procmond.collect.leaderless import is_leaderless, living_thread
 from procmond.collect.means import Given, make_means
+from procmond.collect.parents import Parents
 from procmond.collect.procfs_parse import NO_STAT, MalformedProc, Stat, parse_stat
 from procmond.collect.records import encode_moment, encode_time
 from procmond.collect.sighting import FileIdentity, Redact, Sighting, Wanted
@@ -106,8 +106,7 @@ class ProcfsCollector:
         self._budget = descriptor_budget() if held_descriptors is None else held_descriptors
         self._pidfd = pidfd_info_works() if pidfd is None else pidfd
         self._known: dict[int, _Known] = {}
-        self._starts: dict[int, int] = {}
-        self._began_ticks = 0
+        self._parents = Parents(self._proc_path)
         self._milliseconds = -1
         self._encoded_time = b""
 
@@ -128,8 +127,7 @@ class ProcfsCollector:
         """See `Collector.sweep`. Sweeps may overlap: each process is read whole between two yields."""
         self._images.begin()
         self._users.refresh()
-        self._starts.clear()
-        self._began_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS_PER_TICK
+        self._parents.begin()
         listed = (
             [int(name) for name in os.listdir(self._means.proc) if name.isdigit()] if pids is None else pids
         )
@@ -229,9 +227,9 @@ class ProcfsCollector:
         if wanted.full:
             if not known.pid_namespace:
                 known.pid_namespace = read_pid_namespace(handle)
-            details, parent = read_details(handle, known.pid_namespace), self._start_of(stat)
+            details, parent = read_details(handle, known.pid_namespace), self._parents.start_of(stat)
         credentials = handle.credentials()
-        self._starts[handle.pid] = stat.start_ticks
+        self._parents.saw(handle.pid, stat.start_ticks)
         reading = Reading(raw_stat, credentials, image, arguments, details, parent, self._users.version)
         record = known.full if wanted.full else known.specified
         if reading != record.reading:
@@ -279,25 +277,6 @@ class ProcfsCollector:
                 return True
         guard.enter(stage, handle.pid, stat.start_ticks)
         return False
-
-    def _start_of(self, stat: Stat) -> int | None:
-        """start_ticks of the parent.
-
-        Seen in this sweep is seen now, unless the child began after the sweep: a parent is older than its
-        child, so a younger process that took over the number since cannot be the parent of an older one.
-        """
-        if stat.ppid == 0:
-            return None
-        if stat.start_ticks < self._began_ticks and stat.ppid in self._starts:
-            return self._starts[stat.ppid]
-        try:
-            start_ticks = parse_stat(read_file(b"%s/%d/stat" % (self._proc_path, stat.ppid))).start_ticks
-        except (OSError, MalformedProc) as error:  # it ended since; the child has another parent already
-            if isinstance(error, OSError) and is_exhausted(error):
-                raise
-            return None
-        self._starts[stat.ppid] = start_ticks
-        return start_ticks
 
     def _time(self) -> bytes:
         milliseconds = time.time_ns() // 1_000_000

@@ -42,6 +42,15 @@ def collector(request: pytest.FixtureRequest) -> Iterator[Collector]:
         made.close()
 
 
+@pytest.fixture(params=COLLECTORS)
+def one_by_one(request: pytest.FixtureRequest) -> Iterator[Collector]:
+    """Every collector that reads a process when it is asked for it: bpf reads some hundred before."""
+    made = _make(request)
+    yield made
+    if not isinstance(made, PsutilCollector):
+        made.close()
+
+
 @pytest.fixture(params=[name for name in COLLECTORS if name != "psutil"])
 def procfs(request: pytest.FixtureRequest) -> Iterator[ProcfsCollector]:
     """The Linux collector in each of its ways."""

@@ -361,11 +361,9 @@ def test_what_the_kernel_refuses_is_named() -> None:
     assert count == 3
 
 
-def test_a_process_gone_between_listing_and_reading_is_none(collector: Collector) -> None:
-    if collector.name == "bpf":
-        pytest.skip("it reads some hundred processes before it tells the first; see test_tasks.py")
+def test_a_process_gone_between_listing_and_reading_is_none(one_by_one: Collector) -> None:
     with running(SLEEP) as pid:
-        sweep = collector.sweep(FULL, None)
+        sweep = one_by_one.sweep(FULL, None)
         first = next(sweep)
         assert first is None or first.pid < pid
         psutil.Process(pid).kill()
