@@ -7,7 +7,7 @@ import re
 import stat
 from typing import Any, Final
 
-from tests.systemd.container import Container
+from tests.systemd.container import Container, wait_for
 from tests.systemd.report import Report
 
 UNITS: Final = ("daemoneye.target", "procmond.socket", "procmond.service", "daemoneye-agent.service")
@@ -83,6 +83,9 @@ def check_installation(report: Report, container: Container) -> None:
     report.check("a user outside the group is refused", refused, container)
     for command in ("ps", "hash", "watch"):
         report.check(f"a member of the group can use daemoneye {command}", used, container, command)
+    report.check(
+        "the agent tells its state to whom control_users names, and to no other member", told, container
+    )
 
 
 def rights(container: Container) -> dict[str, Any]:
@@ -182,6 +185,26 @@ def used(container: Container, command: str) -> Any:
     shown = {event["pid"] for event in events if event["kind"] == "snapshot"}
     assert {1, container.main_pid("procmond.service")} <= shown, result
     return {"processes in the snapshot": len(shown), "events in 3 s": len(events)}
+
+
+def told(container: Container) -> dict[str, Any]:
+    """What a member of the group learns of the agent, by default and when named."""
+    path = container.tree / "etc/daemoneye/agent.toml"
+    good = path.read_text()
+
+    def ask() -> dict[str, Any]:
+        said = container.run("daemoneye", "status", "--format=json", user=COLLEAGUE, check=False).stdout
+        return dict(json.loads(said)["agent"])
+
+    assert not ask()["reachable"]
+    path.write_text(f'control_users = ["root", "{COLLEAGUE}"]\n{good}')
+    try:
+        container.run("systemctl", "restart", "daemoneye-agent.service")
+        sight = wait_for("an answer of the agent's", lambda: ask().get("status"))["events"]["sight"]
+    finally:
+        path.write_text(good)
+        container.run("systemctl", "restart", "daemoneye-agent.service")
+    return {"by default": "refused", "when named": sight}
 
 
 def is_socket(container: Container, path: str) -> bool:

@@ -107,6 +107,7 @@ def with_ebpf(report: Report, package: Path, older: Path, now: float) -> None:
         add_people(container)
         report.check("soon after, the agent sees and has compared", recover, container)
         check_installation(report, container)
+        recover(container)
         check_events(report, container, ebpf=True)
         check_endurance(report, container)
         check_attacks(report, container)
