@@ -204,7 +204,8 @@ class FoundEnricher:
     def _exec(self, event: wire.Execed, sighting: Sighting | None) -> None:
         boot_ns = self._boot_ns(event)
         key = self._key(event.pid, 0 if sighting is None else sighting.start_ticks, boot_ns)
-        if sighting is None or (key[1] and sighting.start_ticks != key[1]) or sighting.image is None:
+        # Who began after the message has the number only since, even if its own beginning was not told.
+        if sighting is None or sighting.start_ticks != key[1] or sighting.image is None:
             self._vanished(boot_ns, key)
             return
         parent = None if self._table.get(key) is None else self._table.ancestry(key)[0].parent

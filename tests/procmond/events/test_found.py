@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from common.messages import Provenance
+from common.messages import ProcessEventKind, Provenance
 from procmond.collect.sighting import Collector
 from procmond.collect.users import Users
 from procmond.events import connector_wire as wire
@@ -38,6 +38,28 @@ class Looker:
 
     def sweep(self, _wanted: object, _pids: object) -> Iterator[object]:
         yield self.sighting
+
+
+def test_who_got_the_number_after_the_message_is_not_who_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(found, "read_stat", lambda _pid: None)  # gone when its fork is read
+    told: list[Event] = []
+    now_ns = time.monotonic_ns()
+    next_holder = Looker(start_ticks=1 << 60)
+    enricher = FoundEnricher(
+        table=ProcessTable(),
+        prover=cast(Prover, None),
+        deliver=told.append,
+        looker=cast(Collector, next_holder),
+        users=Users(),
+    )
+    messages = [wire.Forked(0, 1, now_ns, PID, PID, 1), wire.Execed(0, 2, now_ns, PID, PID)]
+    for step in enricher.prepare(messages, 0):
+        step()
+    _, ran = decoded([event.body for event in told])
+    assert ran.kind is ProcessEventKind.EXEC
+    assert ran.process is not None
+    assert (ran.process.name, ran.process.executable_path, ran.process.command_line) == ("", None, ())
+    assert {one.provenance for one in ran.process.exceptions} == {Provenance.MISSING}
 
 
 @pytest.mark.parametrize("of_groups", [False, True])
