@@ -118,8 +118,8 @@ def open_connector(
 def join(connection: Connection) -> Connection:
     """One that gets all events from now on. Raises: OSError when it did not before, and may not now."""
     if connection.narrowed:
-        _empty(connection.sock)
         connection.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        _empty(connection.sock)  # of what still came narrowed: between that, too, all would seem to be lost
     elif not connection.joined:
         _empty(connection.sock)  # of what came before it was put in reserve: counted on from there, all
         # that was told meanwhile would seem to be lost
@@ -144,6 +144,7 @@ def _narrow(sock: socket.socket) -> None:
     memory = ctypes.create_string_buffer(program)
     steps = len(program) // 8  # bytes of a struct sock_filter
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER.pack(steps, ctypes.addressof(memory)))
+    _empty(sock)  # of what came before
 
 
 def _enlarge(sock: socket.socket) -> None:
