@@ -14,12 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from common.logs import get_logger
 from common.messages import EventSource, ProcessEventKind
 from procmond.events import connector_wire as wire
 from procmond.events.connector import DATAGRAM_BYTES, OVERRUN, Connection, Ledger
 from procmond.events.ebpf_source import EbpfReader
 from procmond.events.facts import SECURE, ExecEvent, ExitEvent, KernelEvent
-from procmond.events.source import SourceFailed, Totals
+from procmond.events.source import Totals
+
+_log = get_logger("procmond.events")
 
 HOLD_NS: Final = 10_000_000
 """Nanoseconds from an exec's change of credentials to the exec: in between the kernel lays out the new image,
@@ -44,6 +47,7 @@ class CredentialsBeside:
         self._either.register(ring.fileno(), select.EPOLLIN)
         self._either.register(self._sock.fileno(), select.EPOLLIN)
         self._boot_offset_ns = 0
+        self._hears = True
 
     @property
     def holds(self) -> bool:
@@ -95,15 +99,15 @@ class CredentialsBeside:
 
     def _receive(self) -> None:
         ledger = self._ledger
-        while True:
+        while self._hears:
             try:
                 data, (sender, _) = self._sock.recvfrom(DATAGRAM_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise SourceFailed(f"process connector: {error.strerror}") from None
                 ledger.lost += 1
+                if error.errno != errno.ENOBUFS:
+                    self._stop_hearing(error)
                 continue
             if sender != 0:  # others may write to us, but only the kernel knows
                 continue
@@ -116,6 +120,12 @@ class CredentialsBeside:
             ledger.taken[_TAKEN] += len(mine)
             self._held += mine
         ledger.write()
+
+    def _stop_hearing(self, error: OSError) -> None:
+        """What eBPF tells is not given up for what came beside it."""
+        _log.error("credentials_not_heard", source="process connector", error=error.strerror)
+        self._either.unregister(self._sock.fileno())
+        self._hears = False
 
     def _release(self, events: Sequence[KernelEvent], horizon_ns: int) -> list[wire.ChangedIds]:
         """What has waited long enough, or whose process has gone on; an exec's own change is dropped."""

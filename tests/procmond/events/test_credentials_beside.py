@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -151,6 +152,18 @@ def test_while_nobody_listens_they_are_counted(reader: CredentialsBeside) -> Non
     assert skipped[CREDENTIALS] >= 1
     assert reader.totals().taken[CREDENTIALS] - before == skipped[CREDENTIALS]
     assert not reader.holds
+
+
+def test_a_socket_that_fails_costs_these_events_only(programs: ebpf.Programs, narrowed: Connection) -> None:
+    with socket.socket() as unconnected:
+        unconnected.setblocking(False)
+        failing = narrowed._replace(sock=unconnected)
+        reader = CredentialsBeside(EbpfReader(programs), failing)
+        for _ in range(2):
+            told = story(reader, fork(lambda: os.setresuid(2001, 2001, 2001)))
+            assert [type(one) for one in told] == [ForkEvent, ExitEvent]
+        assert reader.totals().lost["connector_overrun", CREDENTIALS] == 1
+        reader.close()
 
 
 def test_nothing_else_comes_until_everything_is_wanted(narrowed: Connection) -> None:
