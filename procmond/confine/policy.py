@@ -36,7 +36,7 @@ _ITER_CREATE: Final = 33  # enum bpf_cmd, include/uapi/linux/bpf.h
 _PIDFD_GET_INFO: Final = 0xC040FF0B  # include/uapi/linux/pidfd.h, with PIDFD_INFO_SIZE_VER0
 
 _AT_EMPTY_PATH: Final = 0x1000
-_AF_UNIX: Final = 1
+_AF_UNIX, _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF, _SO_DETACH_FILTER = 1, 1, 7, 8, 27
 _SOCK_STREAM_OR_SEQPACKET: Final = (1, 5)
 _SOCK_CLOEXEC_NONBLOCK: Final = (0, 0o2000000, 0o4000, 0o2004000)
 
@@ -268,8 +268,12 @@ def collector_rules(own_pid: int, machine: Machine) -> tuple[Rule, ...]:
     falling_back = (
         Rule(
             "setsockopt",
-            "the process connector in reserve, when eBPF fails: joins a group of a netlink socket it has",
-            ((OneOf(1, (_SOL_NETLINK,)), OneOf(2, (_NETLINK_ADD_MEMBERSHIP,))),),
+            "the process connector in reserve, when eBPF fails: joins a group of a netlink socket it has, or "
+            "takes off the filter that narrows it",
+            (
+                (OneOf(1, (_SOL_NETLINK,)), OneOf(2, (_NETLINK_ADD_MEMBERSHIP,))),
+                (OneOf(1, (_SOL_SOCKET,)), OneOf(2, (_SO_DETACH_FILTER,))),
+            ),
         ),
     )
     return merge(_interpreter(own_pid), _sockets(), _reading(machine), _children(), falling_back)

@@ -75,8 +75,9 @@ def open_sources(choice: str, passed: socket.socket | None = None) -> Opened:
             programs = loaded
         else:
             obstacles[EventSource.EBPF] = loaded.detail
-    if EventSource.PROCESS_CONNECTOR in wanted:
-        opened = open_connector(passed, standby=programs is not None)
+    narrowed = programs is not None and "credentials" in programs.missing
+    if EventSource.PROCESS_CONNECTOR in wanted or narrowed:
+        opened = open_connector(passed, standby=programs is not None, narrowed=narrowed)
         if isinstance(opened, Connection):
             connection = opened
         else:
@@ -87,9 +88,10 @@ def open_sources(choice: str, passed: socket.socket | None = None) -> Opened:
         raise ConfigError(f"event_source: {choice} does not work here: {obstacles[wanted[0]]}")
     chain = tuple(source for source in wanted if source not in obstacles)
     reason = _reason(choice, chain, obstacles)
-    if programs is not None and "credentials" in programs.missing:
+    if programs is not None and narrowed:
         why = programs.missing["credentials"].detail.partition(";")[0]
-        reason = _both(reason, f"changes of credentials are not seen: {why}")
+        seen = "are not seen" if connection is None else "come from the process connector"
+        reason = _both(reason, f"changes of credentials {seen}: {why}")
     return Opened(chain, reason, programs, connection)
 
 

@@ -7,6 +7,7 @@ is noted in memory shared with the supervisor, so the next one knows what it may
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -29,13 +30,14 @@ _NETLINK_CONNECTOR: Final = 11
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 1, 2
 _SO_RCVBUFFORCE: Final = 33
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 
 ACKNOWLEDGE_S: Final = 1.0
 """Seconds for the kernel to answer: it does so within the call, or never (DESIGN: other namespaces)."""
 BUFFER_BYTES: Final = 8 * MIB
 """Receive buffer: the kernel charges some 800 bytes for a message, so 10,000 of them, three seconds of 1,000
 short processes a second. Only what is not read in time takes memory."""
-_DATAGRAM_BYTES: Final = 4096
+DATAGRAM_BYTES: Final = 4096
 """Messages have less than 100 bytes."""
 
 _KINDS: Final = (
@@ -45,6 +47,7 @@ _KINDS: Final = (
     ProcessEventKind.CREDENTIALS,
 )
 OVERRUN: Final = "connector_overrun"
+_FILTER: Final = struct.Struct("@HP")  # struct sock_fprog
 
 
 class Connection(NamedTuple):
@@ -54,6 +57,8 @@ class Connection(NamedTuple):
     ledger: mmap.mmap
     joined: bool
     """False: in reserve; it gets nothing until `join`."""
+    narrowed: bool = False
+    """It gets changes of credentials only, until `join`."""
 
     def close(self) -> None:
         """In this process."""
@@ -78,10 +83,13 @@ def split_connector(
     return connector, others
 
 
-def open_connector(passed: socket.socket | None = None, *, standby: bool = False) -> Connection | str:
+def open_connector(
+    passed: socket.socket | None = None, *, standby: bool = False, narrowed: bool = False
+) -> Connection | str:
     """A socket that gets every process event, or why there is none.
 
     `passed` is one that a service manager bound to the group. `standby`: get nothing for now, at no cost.
+    `narrowed`: get changes of credentials only.
     """
     sock = passed
     try:
@@ -93,7 +101,9 @@ def open_connector(passed: socket.socket | None = None, *, standby: bool = False
         sock.setblocking(False)
         _enlarge(sock)
         obstacle = _listen(sock)
-        if not obstacle and standby:
+        if not obstacle and narrowed:
+            _narrow(sock)
+        elif not obstacle and standby:
             sock.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, wire.GROUP)
     except OSError as error:
         obstacle = error.strerror or str(error)
@@ -102,27 +112,39 @@ def open_connector(passed: socket.socket | None = None, *, standby: bool = False
             sock.close()
         return obstacle
     assert sock is not None  # noqa: S101 - no obstacle, so there is one
-    return Connection(sock, mmap.mmap(-1, _Ledger.SIZE), joined=not standby)
+    return Connection(sock, mmap.mmap(-1, Ledger.SIZE), joined=narrowed or not standby, narrowed=narrowed)
 
 
 def join(connection: Connection) -> Connection:
-    """One that gets events from now on. Raises: OSError when it was in reserve and may not join."""
-    if not connection.joined:
+    """One that gets all events from now on. Raises: OSError when it did not before, and may not now."""
+    if connection.narrowed:
+        connection.sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        _empty(connection.sock)  # of what still came narrowed: between that, too, all would seem to be lost
+    elif not connection.joined:
         _empty(connection.sock)  # of what came before it was put in reserve: counted on from there, all
         # that was told meanwhile would seem to be lost
         connection.sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, wire.GROUP)
-    return connection._replace(joined=True)
+    return connection._replace(joined=True, narrowed=False)
 
 
 def _empty(sock: socket.socket) -> None:
     while True:
         try:
-            sock.recv(_DATAGRAM_BYTES)
+            sock.recv(DATAGRAM_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
+
+
+def _narrow(sock: socket.socket) -> None:
+    """Let the kernel drop all but changes of credentials, at no cost to whoever reads."""
+    program = wire.narrowing()
+    memory = ctypes.create_string_buffer(program)
+    steps = len(program) // 8  # bytes of a struct sock_filter
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FILTER.pack(steps, ctypes.addressof(memory)))
+    _empty(sock)  # of what came before
 
 
 def _enlarge(sock: socket.socket) -> None:
@@ -141,7 +163,7 @@ def _listen(sock: socket.socket) -> str:
         if not select.select([sock], [], [], left)[0]:
             break
         try:
-            data, (sender, _) = sock.recvfrom(_DATAGRAM_BYTES)
+            data, (sender, _) = sock.recvfrom(DATAGRAM_BYTES)
             messages = list(wire.parse_messages(data)) if sender == 0 else []
         except (OSError, wire.MalformedMessage):  # an overrun by now; or another's message
             continue
@@ -151,7 +173,7 @@ def _listen(sock: socket.socket) -> str:
     return f"no acknowledgement within {ACKNOWLEDGE_S:g} s: not the initial pid and network namespaces"
 
 
-class _Ledger:
+class Ledger:
     """What was taken, in memory that outlives the reader: counts by kind, losses, each processor's
     sequence."""
 
@@ -182,10 +204,11 @@ class ConnectorReader:
     """Takes messages off the socket; made in the process that reads."""
 
     kind = EventSource.PROCESS_CONNECTOR
+    holds = False
 
     def __init__(self, connection: Connection, look: Callable[[int], Found | None]) -> None:
         self._sock = connection.sock
-        self._ledger = _Ledger(connection.ledger)
+        self._ledger = Ledger(connection.ledger)
         self._filter = ThreadFilter(look)
 
     def fileno(self) -> int:
@@ -201,7 +224,7 @@ class ConnectorReader:
         ledger = self._ledger
         for _ in range(limit):
             try:
-                data, (sender, _) = self._sock.recvfrom(_DATAGRAM_BYTES)
+                data, (sender, _) = self._sock.recvfrom(DATAGRAM_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:

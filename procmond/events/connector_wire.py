@@ -74,7 +74,12 @@ class Execed(Message, frozen=True, gc=False):
 
 
 class ChangedIds(Message, frozen=True, gc=False):
-    """A thread has other user or group ids."""
+    """A thread has other user ids, or other group ids; of a change of both there are two messages."""
+
+    of_groups: bool
+    """Whether it is about the group ids."""
+    real: int
+    effective: int
 
 
 class Exited(Message, frozen=True, gc=False):
@@ -86,6 +91,19 @@ class Exited(Message, frozen=True, gc=False):
 
 class Other(Message, frozen=True, gc=False):
     """An event of a kind that is not used (session, ptrace, comm, core dump); it counts in the sequence."""
+
+
+def narrowing() -> bytes:
+    """A socket filter (struct sock_filter) that lets nothing through but changes of ids."""
+    user, group = (int.from_bytes(struct.pack("=I", what), "big") for what in (_UID, _GID))  # as it is loaded
+    steps = (
+        (0x20, 0, 0, _BODY_AT),  # BPF_LD | BPF_W | BPF_ABS: what happened
+        (0x15, 2, 0, user),  # BPF_JMP | BPF_JEQ
+        (0x15, 1, 0, group),
+        (0x06, 0, 0, 0),  # BPF_RET: nothing
+        (0x06, 0, 0, 0xFFFFFFFF),  # all of it
+    )
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
 def encode_listen(mark: int) -> bytes:
@@ -140,4 +158,4 @@ def _message(data: bytes, start: int, end: int) -> Message:
         return Execed(*head, pid, group)
     if what == _EXITED:
         return Exited(*head, pid, group, fields[2])
-    return ChangedIds(*head, pid, group)
+    return ChangedIds(*head, pid, group, what == _GID, *fields[2:])

@@ -25,6 +25,7 @@ class EbpfReader:
     """Takes records off the ring; made in the process that reads."""
 
     kind = EventSource.EBPF
+    holds = False
 
     def __init__(self, programs: Programs) -> None:
         """Raises: SourceFailed when the ring cannot be mapped."""

@@ -23,6 +23,7 @@ from procmond.collect.records import (
 from procmond.collect.sighting import Redact
 from procmond.collect.users import Users
 from procmond.collect.vetting import Descriptor
+from procmond.events.connector_wire import ChangedIds
 from procmond.events.event import Event, Key
 from procmond.events.exec_facts import MAX_KEPT, ExecFacts, identity_facts, name_of
 from procmond.events.facts import (
@@ -59,13 +60,17 @@ class KernelEnricher:
         users: Users,
         redact: Redact | None,
         environment: Callable[[ExecEvent], bytes],
+        beside: Callable[[ChangedIds, int], Step],
     ) -> None:
-        """`environment` gives the encoded part of a record for the environment of who ran something."""
+        """`environment` gives the encoded part of a record for the environment of who ran something, `beside`
+        what is to be done for a message of the process connector.
+        """
         self._table = table
         self._prover = prover
         self._users = users
         self._facts = ExecFacts(boot_time, users, redact)
         self._environment = environment
+        self._beside = beside
         self.lanes = Lanes(deliver)
         self.wish = HashWish()
         self.wants_environment = False
@@ -80,12 +85,14 @@ class KernelEnricher:
         """
         self._wall_offset_ns = wall_offset_ns
         self._users.refresh()
-        return [
-            self._prepare_exec(event)
-            if type(event) is ExecEvent
-            else partial(_STEPS[type(event)], self, event)
-            for event in cast(Sequence[KernelEvent], events)
-        ]
+        return [self._prepare(event) for event in cast(Sequence[KernelEvent | ChangedIds], events)]
+
+    def _prepare(self, event: KernelEvent | ChangedIds) -> Step:
+        if type(event) is ExecEvent:
+            return self._prepare_exec(event)
+        if isinstance(event, ChangedIds):
+            return self._beside(event, self._wall_offset_ns)
+        return partial(_STEPS[type(event)], self, event)
 
     # ---------------------------------------------------------------------------------------------- exec
 

@@ -27,6 +27,7 @@ from procmond.collect.sighting import Collector, Redact
 from procmond.collect.users import Users
 from procmond.events import connector, polling
 from procmond.events.choice import NAMES, Opened
+from procmond.events.credentials import CredentialsBeside
 from procmond.events.ebpf_source import EbpfReader
 from procmond.events.enrich import KernelEnricher
 from procmond.events.facts import ExecEvent
@@ -186,6 +187,7 @@ class Feed:
         """Raises: SourceFailed."""
         opened = self._equipment.opened
         if source is EventSource.EBPF and opened.programs is not None:
+            found = self._found_enricher()
             enricher = KernelEnricher(
                 table=self.table,
                 prover=self._prover,
@@ -194,8 +196,13 @@ class Feed:
                 users=self._users,
                 redact=self._equipment.redact,
                 environment=self._environment,
+                beside=found.beside,
             )
-            return EbpfReader(opened.programs), enricher
+            found.lanes = enricher.lanes  # events of one process stay in order, whoever made them
+            reader = EbpfReader(opened.programs)
+            if opened.connection is not None and opened.connection.narrowed:
+                return CredentialsBeside(reader, opened.connection), enricher
+            return reader, enricher
         assert opened.connection is not None  # noqa: S101 - it is in the chain because it was opened
         try:
             connection = connector.join(opened.connection)
@@ -209,6 +216,7 @@ class Feed:
             prover=self._prover,
             deliver=self.hub.publish,
             looker=self._equipment.looker,
+            users=self._users,
         )
 
     def _environment(self, event: ExecEvent) -> bytes:

@@ -26,6 +26,7 @@ from procmond.collect.records import (
     lacks_arguments,
 )
 from procmond.collect.sighting import Collector, Sighting, Wanted
+from procmond.collect.users import Users
 from procmond.events import connector_wire as wire
 from procmond.events.enrich import Step
 from procmond.events.event import Event, Key
@@ -42,6 +43,14 @@ _GONE: Final = b"".join(
 )
 _NO_ARGUMENTS: Final = encode_exception("command_line", Provenance.MISSING, "exited")
 _FROM_PARENT: Final = encode_exception("executable_path", Provenance.PARENT)
+_TOLD: Final = {
+    of_groups: b"".join(encode_exception(field, Provenance.KERNEL) for field in fields)
+    for of_groups, fields in ((False, ("real_uid", "effective_uid")), (True, ("real_gid", "effective_gid")))
+}
+_OTHER_IDS_MISSING: Final = {
+    False: encode_exception("real_gid", Provenance.MISSING, "exited"),
+    True: encode_exception("real_uid", Provenance.MISSING, "exited"),
+}
 _INHERITED: Final = (
     "user_id",
     "user_name",
@@ -85,11 +94,13 @@ class FoundEnricher:
         prover: Prover,
         deliver: Callable[[Event], None],
         looker: Collector,
+        users: Users,
     ) -> None:
         """`looker` looks at one process at a time and is nobody else's."""
         self._table = table
         self._prover = prover
         self._looker = looker
+        self._users = users
         self.lanes = Lanes(deliver)
         self.wish = HashWish()
         self.wants_environment = False
@@ -98,8 +109,7 @@ class FoundEnricher:
 
     def prepare(self, events: Sequence[object], wall_offset_ns: int) -> list[Step]:
         """What is to be done for each message, in order; the looks are taken now."""
-        self._wall_offset_ns = wall_offset_ns
-        self._boot_offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+        self._set_clocks(wall_offset_ns)
         steps: list[Step] = []
         for event in events:
             if isinstance(event, wire.Forked):
@@ -107,10 +117,24 @@ class FoundEnricher:
             elif isinstance(event, wire.Execed):
                 steps.append(partial(self._exec, event, self._look(event.pid)))
             elif isinstance(event, wire.ChangedIds):
-                steps.append(partial(self._credentials, event, self._look(event.pid)))
+                steps.append(self.changed(event))
             elif isinstance(event, wire.Exited):
                 steps.append(partial(self._exit, event))
         return steps
+
+    def beside(self, event: wire.ChangedIds, wall_offset_ns: int) -> Step:
+        """What is to be done for a message that came beside eBPF's events; the look is taken now."""
+        self._set_clocks(wall_offset_ns)
+        return self.changed(event)
+
+    def changed(self, event: wire.ChangedIds) -> Step:
+        """The same, as part of `prepare`."""
+        return partial(self._credentials, event, self._look(event.pid))
+
+    def _set_clocks(self, wall_offset_ns: int) -> None:
+        self._users.refresh()
+        self._wall_offset_ns = wall_offset_ns
+        self._boot_offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 
     def changes(
         self,
@@ -180,7 +204,8 @@ class FoundEnricher:
     def _exec(self, event: wire.Execed, sighting: Sighting | None) -> None:
         boot_ns = self._boot_ns(event)
         key = self._key(event.pid, 0 if sighting is None else sighting.start_ticks, boot_ns)
-        if sighting is None or (key[1] and sighting.start_ticks != key[1]) or sighting.image is None:
+        # Who began after the message has the number only since, even if its own beginning was not told.
+        if sighting is None or sighting.start_ticks != key[1] or sighting.image is None:
             self._vanished(boot_ns, key)
             return
         parent = None if self._table.get(key) is None else self._table.ancestry(key)[0].parent
@@ -208,13 +233,25 @@ class FoundEnricher:
         key = self._key(event.pid, 0 if sighting is None else sighting.start_ticks, boot_ns)
         process = self._table.get(key)
         if sighting is None or sighting.start_ticks != key[1]:
-            missing = encode_exception("real_uid", Provenance.MISSING, "exited")
             name, path = ("", None) if process is None else (process.name, process.path)
-            record = self._brief(key, process) + missing
+            record = self._brief(key, process) + _OTHER_IDS_MISSING[event.of_groups]
         else:
             name, path, record = sighting.name, sighting.executable_path, sighting.payload
+        record += self._ids(event)
         parent = None if process is None else process.parent
         self._send(ProcessEventKind.CREDENTIALS, boot_ns, key, parent, name, path, record)
+
+    def _ids(self, event: wire.ChangedIds) -> bytes:
+        """What the message says, which counts more than a later look."""
+        if event.of_groups:
+            return encode_record({"real_gid": event.real, "effective_gid": event.effective}) + _TOLD[True]
+        facts: Facts = {
+            "user_id": str(event.real),
+            "user_name": self._users.name(event.real),
+            "real_uid": event.real,
+            "effective_uid": event.effective,
+        }
+        return encode_record(facts) + _TOLD[False]
 
     def _exit(self, event: wire.Exited) -> None:
         boot_ns = self._boot_ns(event)

@@ -94,7 +94,7 @@ class Pump:
             if not self._wanted.is_set():
                 await self._somebody(IDLE_INTERVAL_S)
             pause_s = first_s
-            while taken := await self._take(limit):
+            while (taken := await self._take(limit)) or reader.holds:
                 if boot_ns() - self._accounted_ns >= ACCOUNT_INTERVAL_S * 1e9:
                     self._account()
                 if taken >= limit:

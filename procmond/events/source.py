@@ -33,6 +33,10 @@ class KernelSource(Protocol):
 
     kind: EventSource
 
+    @property
+    def holds(self) -> bool:
+        """Whether something was taken that a later drain hands on."""
+
     def fileno(self) -> int:
         """Readable while there are records."""
 

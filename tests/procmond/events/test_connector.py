@@ -60,7 +60,7 @@ def threads(processes: Processes) -> ThreadFilter:
 
 def test_threads_are_not_processes(threads: ThreadFilter) -> None:
     assert threads.processes(wire.Forked(*HEAD, 11, 10, 1)) == ()
-    assert threads.processes(wire.ChangedIds(*HEAD, 11, 10)) == ()
+    assert threads.processes(wire.ChangedIds(*HEAD, 11, 10, False, 1, 1)) == ()
     assert threads.processes(wire.Exited(*HEAD, 11, 10, 0)) == ()
     forked = wire.Forked(*HEAD, 10, 10, 1)
     assert threads.processes(forked) == (forked,)
@@ -281,8 +281,9 @@ def test_in_reserve_it_gets_nothing_until_it_joins() -> None:
 
 
 @needs_root
-def test_a_confined_collector_may_join_too() -> None:
-    opened = open_connector(standby=True)
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_a_confined_collector_may_join_too(narrowed: bool) -> None:
+    opened = open_connector(standby=True, narrowed=narrowed)
     if not isinstance(opened, Connection):
         pytest.skip(f"no process connector here: {opened}")
     pid = os.fork()
@@ -327,7 +328,7 @@ def test_a_socket_that_gives_nothing_more_says_so() -> None:
     theirs.close()
     ours.setblocking(False)
     ours.close()
-    reader = ConnectorReader(Connection(ours, mmap.mmap(-1, connector._Ledger.SIZE), joined=True), look_at)
+    reader = ConnectorReader(Connection(ours, mmap.mmap(-1, connector.Ledger.SIZE), joined=True), look_at)
     with pytest.raises(DaemonEyeError, match="process connector"):
         reader.drain(1)
 

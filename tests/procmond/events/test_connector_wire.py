@@ -41,8 +41,8 @@ def message(what: int, *data: int, sequence: int = 7, ack: int = 0, processor: i
     [
         (message(FORK, 1, 2, 30, 31), Forked(3, 7, 1_000, 30, 31, 2)),
         (message(EXEC, 30, 31), Execed(3, 7, 1_000, 30, 31)),
-        (message(UID, 30, 31, 1000, 0), ChangedIds(3, 7, 1_000, 30, 31)),
-        (message(GID, 30, 31, 1000, 0), ChangedIds(3, 7, 1_000, 30, 31)),
+        (message(UID, 30, 31, 1000, 0), ChangedIds(3, 7, 1_000, 30, 31, False, 1000, 0)),
+        (message(GID, 30, 31, 1000, 0), ChangedIds(3, 7, 1_000, 30, 31, True, 1000, 0)),
         (message(EXIT, 30, 31, 0x0300, 17, 1, 1), Exited(3, 7, 1_000, 30, 31, 0x0300)),
         (message(COMM, 30, 31), Other(3, 7, 1_000, 0, 0)),
         (message(NONE, 13, ack=42), Acknowledged(3, 7, 1_000, 0, 0, 13, 42)),
