@@ -36,7 +36,7 @@ _ITER_CREATE: Final = 33  # enum bpf_cmd, include/uapi/linux/bpf.h
 _PIDFD_GET_INFO: Final = 0xC040FF0B  # include/uapi/linux/pidfd.h, with PIDFD_INFO_SIZE_VER0
 
 _AT_EMPTY_PATH: Final = 0x1000
-_AF_UNIX, _SOL_SOCKET, _SO_SNDBUF, _SO_RCVBUF, _SO_DETACH_FILTER = 1, 1, 7, 8, 27
+_AF_UNIX, _SOL_SOCKET, _SO_DETACH_FILTER = 1, 1, 27
 _SOCK_STREAM_OR_SEQPACKET: Final = (1, 5)
 _SOCK_CLOEXEC_NONBLOCK: Final = (0, 0o2000000, 0o4000, 0o2004000)
 
