@@ -155,8 +155,13 @@ def _enlarge(sock: socket.socket) -> None:
 
 
 def _listen(sock: socket.socket) -> str:
-    """Ask for events; empty, or why there will be none. Raises: OSError."""
+    """Ask for events; empty, or why there will be none. Raises: OSError.
+
+    The kernel tells a socket that overran nothing, this answer included, until all that is left is taken. One
+    that was bound before we started may have overrun by now, and may again.
+    """
     mark = int.from_bytes(os.urandom(4), "little") >> 1
+    _empty(sock)
     sock.send(wire.encode_listen(mark))
     deadline = time.monotonic() + ACKNOWLEDGE_S
     while (left := deadline - time.monotonic()) > 0:
@@ -165,7 +170,11 @@ def _listen(sock: socket.socket) -> str:
         try:
             data, (sender, _) = sock.recvfrom(DATAGRAM_BYTES)
             messages = list(wire.parse_messages(data)) if sender == 0 else []
-        except (OSError, wire.MalformedMessage):  # an overrun by now; or another's message
+        except wire.MalformedMessage:
+            continue
+        except OSError:  # it overran after all
+            _empty(sock)
+            sock.send(wire.encode_listen(mark))
             continue
         for message in messages:
             if isinstance(message, wire.Acknowledged) and message.acknowledged == mark + 1:

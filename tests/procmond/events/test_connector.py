@@ -323,6 +323,19 @@ def test_a_socket_that_was_bound_by_another_serves_as_well() -> None:
     opened.close()
 
 
+@needs_root
+@pytest.mark.usefixtures("connection")  # while somebody asked for them, events go to all that are bound
+def test_a_socket_that_overran_before_it_was_handed_over_serves_as_well() -> None:
+    passed = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 11)
+    passed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel's least: two messages
+    passed.bind((0, wire.GROUP))
+    for _ in range(10):
+        subprocess.run(["/bin/true"], check=True)
+    opened = open_connector(passed)
+    assert isinstance(opened, Connection), opened
+    opened.close()
+
+
 def test_a_socket_that_gives_nothing_more_says_so() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     theirs.close()
