@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.main import EXIT_USAGE, LOCK_NAME, main
-from common.messages import DetectionResult, ProcessRecord
-from tests.support.peer import Peer, scripted, whole
+from common.messages import DetectionResult, EventSource, ProcessRecord
+from tests.support.peer import CAPABILITIES, Peer, scripted, whole
 from tests.support.stories import numbered, snapshot_end
 
 PATIENCE_S = 30.0
@@ -209,7 +210,7 @@ async def test_sighup_takes_over_a_good_configuration_and_refuses_a_bad_one(tmp_
 
 async def test_its_blindness_begins_where_the_agent_before_it_stopped_seeing(tmp_path: Path) -> None:
     async def script(peer: Peer) -> None:
-        await peer.negotiate()
+        await peer.negotiate(msgspec.structs.replace(CAPABILITIES, event_source=EventSource.EBPF))
         while (task := await peer.task_or_end()) is not None:
             if task.options is not None and task.options.live:
                 shown = numbered(snapshot_end())
