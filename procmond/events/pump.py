@@ -18,10 +18,10 @@ from procmond.events.hub import Hub
 from procmond.events.lanes import Lanes
 from procmond.events.source import KernelSource, Losses
 
-FIRST_PAUSE_S: Final = 0.005
+FIRST_PAUSE_S: Final = 0.0125
 """Seconds from the first event after a pause, which is taken at once, to the next drain: a fork is followed
 by its exec within a millisecond. From drain to drain the pause doubles."""
-DRAIN_INTERVAL_S: Final = 0.04
+DRAIN_INTERVAL_S: Final = 0.05
 """Seconds between two drains while events keep coming: few enough frames to be cheap, since each drain finds
 the processor's caches cold; and no event is older than that when it is enriched."""
 DRAIN_RECORDS: Final = 1024

@@ -216,21 +216,30 @@ class Subscriber:
         """Encoded ProcessEvents of about `limit` bytes at most, oldest first; ends with a gap after which a
         snapshot is due."""
         taken: list[bytes] = []
-        while self._queue and limit > 0 and not self.snapshot_due:
-            item = self._queue.popleft()
-            piece = self._gap(item) if isinstance(item, _Missing) else self._event(item)
+        kinds: list[ProcessEventKind] = []
+        queue = self._queue
+        while queue and limit > 0 and not self.snapshot_due:
+            item = queue.popleft()
+            if isinstance(item, _Missing):
+                piece = self._gap(item)
+            else:
+                kinds.append(item.kind)
+                piece = self._event(item)
             taken.append(piece)
             limit -= len(piece)
+        self._events -= len(kinds)
+        for kind, count in Counter(kinds).items():
+            self.unsettled[kind] -= count
+            self.delivered[kind] += count
         return taken
 
     def _event(self, event: Event) -> bytes:
-        self._events -= 1
-        self._bytes -= len(event.body)
-        self.unsettled[event.kind] -= 1
-        self.delivered[event.kind] += 1
-        if event.kind is _EXIT:
+        body = event.body
+        self._bytes -= len(body)
+        if event.kind is _EXIT and self._inside:
             self._inside.discard(event.key)
-        body = event.body + encode_sequence(self.number())
+        body += encode_sequence(self.next)
+        self.next += 1
         wish = self.wish
         if event.outcome is not None and wish.algorithms != SHA256_ONLY:
             body += embed_record(further_digests(event.outcome, wish.algorithms))

@@ -137,8 +137,7 @@ def _audit(*arguments: str) -> dict[str, str]:
 def _kernel_thread(name: str) -> int:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name and not os.listdir(
-                f"/proc/{pid}/map_files"
-            ):
+            named = Path(f"/proc/{pid}/comm").read_text().strip() == name
+            if named and not Path(f"/proc/{pid}/cmdline").read_bytes():
                 return int(pid)
     raise CannotRun(f"no {name}: this kernel has no auditing")
