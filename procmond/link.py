@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from common.errors import FrameTooLarge, MessageError
+from common.messages import EventSource, ProcessEventKind
 
 _HEADER: Final = struct.Struct("<IBI")
 _QUESTION: Final = struct.Struct("<BIB")
@@ -31,6 +32,12 @@ MAX_REQUEST: Final = 2**32 - 1
 MAX_RESUME_BYTES: Final = 128
 """Of what a collector says about how far a live answer got: a few counters. Less than the room that the front
 keeps for its own fields in every frame."""
+
+
+QUESTION_OVERHEAD: Final = _QUESTION.size + MAX_RESUME_BYTES
+"""What an ASK's body may have beside the task, which may fill a peer's frame."""
+LIVE_OVERHEAD: Final = _RESUME.size + MAX_RESUME_BYTES
+"""What a LIVE's body may have beside the frame."""
 
 
 class LinkError(MessageError):
@@ -54,6 +61,10 @@ class Kind(IntEnum):
 
 
 _KINDS: Final[dict[int, Kind]] = {kind.value: kind for kind in Kind}
+
+
+_SOURCES: Final = frozenset(EventSource)
+_EVENT_KINDS: Final = frozenset(ProcessEventKind)
 
 
 class LinkMessage(NamedTuple):
@@ -146,9 +157,13 @@ def encode_hello(hello: Hello) -> bytes:
 def decode_hello(body: bytes) -> Hello:
     """The greeting in a HELLO's body. Raises: LinkError."""
     try:
-        return msgspec.json.decode(body, type=Hello)
+        hello = msgspec.json.decode(body, type=Hello)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise LinkError(f"greeting: {error}") from None
+    kinds = {kind for _, kind, _ in hello.events.losses}
+    if hello.events.source not in _SOURCES or not kinds <= _EVENT_KINDS:
+        raise LinkError(f"greeting: event source {hello.events.source}, losses of kinds {sorted(kinds)}")
+    return hello
 
 
 class LinkDecoder:

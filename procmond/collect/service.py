@@ -41,7 +41,7 @@ class _Line(asyncio.Protocol):
 
     def __init__(self, service: CollectorService, max_body: int) -> None:
         self._service = service
-        self._decoder = LinkDecoder(max_body)
+        self._decoder = LinkDecoder(max_body + link.QUESTION_OVERHEAD)
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -17,7 +17,7 @@ from typing import Final, cast
 from common import limits
 from common.errors import Busy, InternalError, PeerError
 from procmond import link
-from procmond.link import Hello, Kind, LinkDecoder, LinkMessage, Question
+from procmond.link import INITIAL_CREDIT, Hello, Kind, LinkDecoder, LinkError, LinkMessage, Question
 
 _REQUEST_IDS: Final = link.MAX_REQUEST
 _NOT_LAST: Final = frozenset({Kind.PART, Kind.LIVE})
@@ -45,6 +45,8 @@ class Exchange:
         self.final = False
         """Whether it must not be asked again: it was already, or nobody wants the answer any more."""
         self._frames: deque[LinkMessage] = deque()
+        self._granted = INITIAL_CREDIT
+        """Frames that others follow which the collector may still send."""
         self._arrival: asyncio.Future[None] | None = None
         self._failure: InternalError | None = None
 
@@ -54,6 +56,7 @@ class Exchange:
         Raises: InternalError when the collector was lost and the question cannot be asked again.
         """
         if self.forwarded:
+            self._granted += 1
             self._relay.credit(self)
         while not self._frames:
             if self._failure is not None:
@@ -87,6 +90,9 @@ class Exchange:
             resume, frame = link.decode_live(message.body)
             self.question = self.question._replace(resume=resume)
             message = LinkMessage(Kind.PART, message.request, frame)
+        self._granted -= message.kind is Kind.PART
+        if len(message.body) > self.question.frame_limit or self._granted < 0:
+            raise LinkError(f"a frame of {len(message.body)} bytes, {-min(self._granted, 0)} without credit")
         self._frames.append(message)
         self._wake()
 
@@ -98,6 +104,7 @@ class Exchange:
         if not self._live:
             self.final = True
             self._frames.clear()
+        self._granted = INITIAL_CREDIT
         return True
 
     def fail(self, error: InternalError) -> None:
@@ -121,7 +128,7 @@ class _Line(asyncio.Protocol):
 
     def __init__(self, relay: Relay, max_body: int) -> None:
         self._relay = relay
-        self._decoder = LinkDecoder(max_body)
+        self._decoder = LinkDecoder(max_body + link.LIVE_OVERHEAD)
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -212,7 +219,11 @@ class Relay:
 
     def forget(self, exchange: Exchange) -> None:
         """Nobody waits for this one any more."""
-        if self._open.pop(exchange.request, None) is not None:
+        if self._open.pop(exchange.request, None) is None:
+            return
+        if exchange in self._waiting:
+            self._waiting.remove(exchange)
+        else:
             self._write(Kind.CANCEL, exchange.request)
 
     def received(self, line: _Line, message: LinkMessage) -> None:

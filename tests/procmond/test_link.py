@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import FrameTooLarge, PeerError
 from procmond import link
-from procmond.link import Hello, Kind, LinkDecoder, LinkError, LinkMessage, Question
+from procmond.link import Hello, Kind, LinkDecoder, LinkError, LinkMessage, Question, SourceReport
 
 HELLO = Hello(
     collector="psutil",
@@ -130,3 +130,10 @@ def test_any_bytes_are_messages_or_a_peer_error(data: bytes, size: int) -> None:
     except PeerError:
         return
     assert len(data) - taken < 9 + 40
+
+
+@pytest.mark.parametrize("events", [SourceReport(source=99), SourceReport(losses=(("full", 99, 1),))])
+def test_a_greeting_that_names_what_there_is_not_is_refused(events: SourceReport) -> None:
+    hello = Hello(collector="x", boot_id="b", boot_time=1, digests=(), events=events)
+    with pytest.raises(LinkError):
+        link.decode_hello(link.encode_hello(hello))

@@ -18,6 +18,7 @@ from common.messages import (
     ErrorCode,
     HashCheck,
     Permission,
+    ProcessFilter,
     TaskType,
     new_enumerate_task,
     new_hash_check_task,
@@ -100,6 +101,26 @@ def test_an_id_reused_in_flight_is_never_answered_under_that_id(procmond: Procmo
                 break
             assert result.more, "the first answer ended before the second task was read"
         assert client.receive() is None
+
+
+def test_a_task_that_fills_the_largest_frame_is_answered(procmond: Procmond) -> None:
+    names = tuple(f"{number:0255d}" for number in range(limits.DEFAULT_MAX_FRAME_SIZE // 260))
+
+    def task(metadata: int) -> DetectionTask:
+        return DetectionTask(
+            task_id="t", process_filter=ProcessFilter(process_names=names), metadata="m" * metadata
+        )
+
+    def room() -> int:
+        return limits.DEFAULT_MAX_FRAME_SIZE - len(codec.encode_task(task(metadata)))
+
+    metadata = limits.MAX_METADATA_BYTES // 2
+    names += ("n" * 255,) * (room() // 258)
+    full = task(metadata + room())
+    assert len(codec.encode_task(full)) == limits.DEFAULT_MAX_FRAME_SIZE
+    with procmond.connect() as client:
+        assert client.ask(full)[-1].success
+    assert not procmond.log("child_ended")
 
 
 def test_refusals_are_typed_and_the_connection_stays(client: Client) -> None:

@@ -219,6 +219,32 @@ async def test_a_failure_is_told_too() -> None:
             await exchange.next()
 
 
+async def test_a_frame_larger_than_was_asked_for_costs_the_collector() -> None:
+    async with staged() as stage:
+        collector = await stage.collector()
+        stage.relay.ask(Question(False, 100, b"question"))
+        request = (await collector.expect(Kind.ASK)).request
+        await collector.say(Kind.LAST, request, b"x" * 101)
+        await stage.lost(1)
+
+
+async def test_a_frame_without_credit_costs_the_collector() -> None:
+    async with staged() as stage:
+        collector = await stage.collector()
+        exchange = stage.relay.ask(question(b"question"))
+        request = (await collector.expect(Kind.ASK)).request
+        for _ in range(link.INITIAL_CREDIT):
+            await collector.say(Kind.PART, request, b"part")
+        await stage.arrived(collector)
+        await taken(exchange)
+        await taken(exchange)  # the first is done with
+        await collector.say(Kind.PART, request, b"part")
+        await stage.arrived(collector)
+        assert stage.relay.losses["collector_lost"] == 0
+        await collector.say(Kind.PART, request, b"part")
+        await stage.lost(1)
+
+
 # ---------------------------------------------------------------------------------------- lost collectors
 
 
