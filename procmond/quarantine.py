@@ -24,6 +24,12 @@ FORGET_AFTER: Final = 2.0
 """A culprit's count is kept for so many times its delay, so that the next stall is known as a repeat."""
 
 
+def _delay(stalls: int) -> float:
+    """Seconds after so many."""
+    # Without a bound on the exponent, who stalls for weeks makes a number that fits no float.
+    return min(BASE_DELAY_S * float(2 ** min(stalls - 1, 16)), MAX_DELAY_S)
+
+
 class Culprit(msgspec.Struct, frozen=True):
     """One process that is not read."""
 
@@ -65,7 +71,7 @@ class Quarantine:
         key = (pid, start_ticks, stage)
         known = self._records.get(key)
         stalls = known.stalls + 1 if known else 1
-        delay = min(BASE_DELAY_S * 2 ** (stalls - 1), MAX_DELAY_S)
+        delay = _delay(stalls)
         culprit = Culprit(pid, start_ticks, uid, stage, now + delay)
         self._records[key] = _Record(culprit, stalls)
         if len(self._records) > MAX_ENTRIES:
@@ -88,7 +94,7 @@ class Quarantine:
 
     def _forget(self, now: float) -> None:
         for key, record in list(self._records.items()):
-            delay = min(BASE_DELAY_S * 2 ** (record.stalls - 1), MAX_DELAY_S)
+            delay = _delay(record.stalls)
             if record.culprit.until + FORGET_AFTER * delay < now:
                 del self._records[key]
         for uid, until in list(self._users.items()):

@@ -13,6 +13,9 @@ RETRY_BASE_S: Final = 0.05
 RETRY_CAP_S: Final = 0.8
 """Replacing a child that keeps dying is put off up to this: below the second in which one is promised."""
 
+_MAX_DOUBLINGS: Final = 16
+"""Beyond the cap long before; without a bound the number grows until it fits no float."""
+
 
 class Restarts:
     """Starts that are due, by the child's name. Times are of one clock, in seconds."""
@@ -28,7 +31,7 @@ class Restarts:
         """Plan its replacement; how often in a row it has ended early."""
         failures = self._failures.get(name, 0) + 1 if now - began < STABLE_S else 0
         self._failures[name] = failures
-        wait = min(RETRY_BASE_S * 2 ** (failures - 1), RETRY_CAP_S) if failures else 0.0
+        wait = min(RETRY_BASE_S * 2 ** min(failures - 1, _MAX_DOUBLINGS), RETRY_CAP_S) if failures else 0.0
         self._due[name] = now + wait
         return failures
 

@@ -72,3 +72,10 @@ def test_it_remembers_a_bounded_number() -> None:
     culprits = quarantine.withheld(1.0).culprits
     assert len(culprits) == MAX_ENTRIES
     assert min(culprit.pid for culprit in culprits) == 10
+
+
+def test_who_stalls_without_end_is_withheld_for_the_longest_delay_each_time() -> None:
+    quarantine, now = Quarantine(), 0.0
+    for _ in range(2000):
+        now = quarantine.stalled(7, 1, 1000, Stage.IMAGE, now).until
+    assert quarantine.stalled(7, 1, 1000, Stage.IMAGE, now).until - now == MAX_DELAY_S

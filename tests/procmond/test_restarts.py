@@ -51,3 +51,10 @@ def test_nothing_is_started_once_cancelled() -> None:
     restarts.cancel()
     assert not restarts
     assert restarts.take(100.0) == []
+
+
+def test_a_child_that_never_lives_long_is_put_off_no_longer_ever() -> None:
+    restarts = Restarts()
+    for number in range(2000):
+        assert restarts.ended("front", began=0.0, now=0.0) == number + 1
+        assert restarts.moments()[0] <= RETRY_CAP_S
