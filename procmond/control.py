@@ -70,6 +70,8 @@ def receive(sock: socket.socket) -> tuple[ControlMessage, int | None]:
     """
     data, descriptors, _flags, _address = socket.recv_fds(sock, MAX_PACKET_BYTES, 1)
     if not data:
+        for descriptor in descriptors:
+            os.close(descriptor)
         raise Closed("the other process has ended")
     try:
         message: ControlMessage = msgspec.json.decode(data, type=ControlMessage)

@@ -32,6 +32,9 @@ class Stage(IntEnum):
     """Its memory: arguments, environment."""
 
 
+_STAGES: Final = {stage.value: stage for stage in Stage}
+
+
 class Reading(NamedTuple):
     """What the page says."""
 
@@ -64,7 +67,9 @@ class Pulse:
     def read(self) -> Reading:
         """The supervisor's: what the collector does now."""
         words = self._words
-        return Reading(words[_BEAT], Stage(words[_STAGE]), words[_PID], words[_START])
+        # Only a collector that was taken over writes another stage: nothing to fail for.
+        stage = _STAGES.get(words[_STAGE], Stage.IMAGE)
+        return Reading(words[_BEAT], stage, words[_PID], words[_START])
 
     def close(self) -> None:
         """Give the page back."""

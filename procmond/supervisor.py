@@ -158,7 +158,14 @@ class Supervisor:
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         settings = self._reload()
         if settings is not None:
-            settings = msgspec.structs.replace(settings, supervisor=self._front_settings.supervisor)
+            before = self._front_settings
+            if settings.max_frame_size != before.max_frame_size:
+                _log.warning(
+                    "setting_needs_restart", key="limits.max_frame_size", in_force=before.max_frame_size
+                )
+            settings = msgspec.structs.replace(
+                settings, supervisor=before.supervisor, max_frame_size=before.max_frame_size
+            )
             self._front_settings = settings
             self._front.tell(control.Configure(settings))
         self._notify("READY=1")
@@ -276,7 +283,8 @@ class Supervisor:
         else:
             self._abandon(collector)
             self._watch.abandoned += 1
-        self._restarts.start_now("collector", time.monotonic())
+        if self._stop_at is None:
+            self._restarts.start_now("collector", time.monotonic())
 
     def _kill(self, child: Child) -> bool:
         """Whether it is gone; one that hangs in the kernel may not be."""

@@ -127,3 +127,12 @@ def test_a_packet_that_is_no_message_is_one_error_and_keeps_no_descriptor(
     with pytest.raises(MessageError, match=r"^control message: "):
         control.receive(ends[1])
     assert open_descriptors() == before
+
+
+def test_an_empty_packet_is_an_end_and_keeps_no_descriptor(ends: tuple[socket.socket, socket.socket]) -> None:
+    before = open_descriptors()
+    with Path("/dev/null").open("rb") as file:
+        socket.send_fds(ends[0], [b""], [file.fileno()])
+    with pytest.raises(Closed):
+        control.receive(ends[1])
+    assert open_descriptors() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 from procmond.pulse import Pulse, Reading, Stage, StallDetector
 
@@ -41,3 +42,10 @@ def test_idling_is_never_a_stall() -> None:
     reading = Reading(7, Stage.IDLE, 1, 1)
     detector.observe(reading, 0.0)
     assert not detector.observe(reading, 1e6)
+
+
+def test_a_stage_there_is_not_is_read_as_one_that_may_stall() -> None:
+    pulse = Pulse()
+    pulse.enter(cast(Stage, 9), 7, 1)
+    assert pulse.read().stage is Stage.IMAGE
+    pulse.close()
