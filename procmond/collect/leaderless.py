@@ -17,8 +17,9 @@ from common.messages import ProcessStatus
 from procmond.collect.handles import read_file
 from procmond.collect.procfs_parse import MalformedProc, Stat, parse_stat
 
-_TRIED: Final = 4
-"""Threads looked at until one lives: one that ended is listed only until its debugger takes note."""
+_TRIED: Final = 4096
+"""Threads looked at until one lives. One that ended is listed until its debugger takes note, so who wants to
+be overlooked can put many before the one that runs; each counts among the processes a user may have."""
 
 _GONE: Final = (FileNotFoundError, ProcessLookupError)
 _ENDED: Final = (ProcessStatus.ZOMBIE, ProcessStatus.DEAD)
