@@ -169,8 +169,12 @@ class Examiner:
         self, image: Descriptor, question: Question, pid: int | None = None
     ) -> asyncio.Future[HashOutcome]:
         if pid is None:  # a path: the walk that led there stays on local file systems
+            # Who has mapped a file to write to it changes it without moving its ctime. What runs cannot be
+            # mapped so, but what is read of a file before it runs must not be taken for it then.
+            status = image.status
+            keep = status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
             return self._engine.submit(
-                image.open_for_reading, image.identity, question.algorithms, urgent=True
+                image.open_for_reading, image.identity, question.algorithms, urgent=True, keep=keep
             )
         return self._engine.submit_image(
             pid, image.identity, question.algorithms, open_file=image.open_for_reading, urgent=True

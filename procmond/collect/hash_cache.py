@@ -1,8 +1,11 @@
 """What is known of files already hashed. One rule: pure; a digest is kept only if its key will prove it.
 
 The key is (device, inode, size, mtime, ctime). Nobody can set a ctime: every write, `touch -r` included,
-moves it on, so equal keys mean equal content. Except within the resolution of time stamps: a file that
-changed just before it was read may change again and keep its ctime. Such a digest is not remembered.
+moves it on, so equal keys mean equal content, with two exceptions. A file that changed just before it was
+read may change again within the resolution of time stamps: such a digest is not remembered. And stores
+through a mapping move it only now and then; but the kernel runs no file that is mapped for writing, nor
+lets one that runs be mapped so (ETXTBSY), so what comes here was read of running images, or of files only
+root may write to.
 """
 
 from __future__ import annotations

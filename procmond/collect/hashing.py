@@ -26,6 +26,9 @@ _TOO_LARGE = HashOutcome(HashState.TOO_LARGE)
 _PENDING = HashOutcome(HashState.PENDING)
 
 
+_Key = tuple[FileIdentity, Algorithms, bool]
+
+
 class HashCounters(msgspec.Struct, frozen=True):
     """What the engine did since it began."""
 
@@ -47,19 +50,20 @@ class HashCounters(msgspec.Struct, frozen=True):
 class _Job:
     """One file to be read, and who waits for it."""
 
-    __slots__ = ("abandoned", "algorithms", "identity", "openers", "waiters", "wanted")
+    __slots__ = ("abandoned", "algorithms", "identity", "keep", "openers", "waiters", "wanted")
 
-    def __init__(self, identity: FileIdentity, algorithms: Algorithms) -> None:
+    def __init__(self, identity: FileIdentity, algorithms: Algorithms, *, keep: bool) -> None:
         self.identity = identity
         self.algorithms = algorithms
+        self.keep = keep
         self.openers: list[OpenFile] = []
         self.waiters: list[asyncio.Future[HashOutcome]] = []
         self.wanted = 0
         self.abandoned = False
 
     @property
-    def key(self) -> tuple[FileIdentity, Algorithms]:
-        return self.identity, self.algorithms
+    def key(self) -> _Key:
+        return self.identity, self.algorithms, self.keep
 
     def join(self, open_file: OpenFile, waiter: asyncio.Future[HashOutcome]) -> None:
         if len(self.openers) < limits.HASH_ALTERNATIVES:
@@ -99,7 +103,7 @@ class HashEngine:
         self._wall_clock_ns = wall_clock_ns
         self._digester = digester or Digester(max_file_bytes, file_deadline_s, clock)
         self._cache = HashCache(cache_entries) if cache is None else cache
-        self._jobs: dict[tuple[FileIdentity, Algorithms], _Job] = {}
+        self._jobs: dict[_Key, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._buffers = [bytearray(limits.HASH_CHUNK_BYTES) for _ in range(workers)]
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hash")
@@ -124,13 +128,15 @@ class HashEngine:
         algorithms: Algorithms = SHA256_ONLY,
         *,
         urgent: bool = False,
+        keep: bool = True,
     ) -> asyncio.Future[HashOutcome]:
         """The outcome of reading the file, of a read of it that is under way, or from the cache.
 
-        `open_file` is called in a worker thread, and dropped with the job. `urgent` goes before all that
-        waits: a person asked. The future is never an exception; cancelling it, when nobody else waits,
-        stops the read. It is PENDING at once while `queue_files` files wait already. A file too young to
-        be cached is read again by a later call: who asks for many processes keeps the futures by identity.
+        Without `keep` the outcome is not remembered. `open_file` is called in a worker thread, and dropped
+        with the job. `urgent` goes before all that waits: a person asked. The future is never an exception;
+        cancelling it, when nobody else waits, stops the read. It is PENDING at once while `queue_files`
+        files wait already. A file too young to be cached is read again by a later call: who asks for many
+        processes keeps the futures by identity.
         """
         future: asyncio.Future[HashOutcome] = asyncio.get_running_loop().create_future()
         known = self.cached(identity, algorithms)
@@ -138,13 +144,13 @@ class HashEngine:
             future.set_result(known)
             return future
         self._misses += 1
-        job = self._jobs.get((identity, algorithms))
+        job = self._jobs.get((identity, algorithms, keep))
         if job is None or job.abandoned:
             if self._closed or len(self._waiting) >= self._queue_files:
                 self._refused += 1
                 future.set_result(_PENDING)
                 return future
-            job = self._enqueue(identity, algorithms, urgent)
+            job = self._enqueue(_Job(identity, algorithms, keep=keep), urgent)
         job.join(open_file, future)
         self._wake()
         return future
@@ -174,8 +180,7 @@ class HashEngine:
             await asyncio.wait(self._workers, timeout=limits.HASH_CLOSE_GRACE_S)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _enqueue(self, identity: FileIdentity, algorithms: Algorithms, urgent: bool) -> _Job:
-        job = _Job(identity, algorithms)
+    def _enqueue(self, job: _Job, urgent: bool) -> _Job:
         self._jobs[job.key] = job
         if urgent:
             self._waiting.appendleft(job)
@@ -233,7 +238,8 @@ class HashEngine:
             del self._jobs[job.key]
         self._files_read += outcome.state is HashState.OK
         self._bytes_read += outcome.bytes
-        self._cache.put(job.identity, outcome, began_ns)
+        if job.keep:
+            self._cache.put(job.identity, outcome, began_ns)
         for future in job.waiters:
             if not future.done():
                 future.set_result(outcome)

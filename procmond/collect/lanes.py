@@ -147,9 +147,10 @@ class HashLanes:
         algorithms: Algorithms = SHA256_ONLY,
         *,
         urgent: bool = False,
+        keep: bool = True,
     ) -> asyncio.Future[HashOutcome]:
         """See `HashEngine.submit`, for a file known to be local."""
-        return self._local.submit(open_file, identity, algorithms, urgent=urgent)
+        return self._local.submit(open_file, identity, algorithms, urgent=urgent, keep=keep)
 
     def submit_image(
         self,
