@@ -138,6 +138,8 @@ class Subscription:
         since, self._unnamed_since = self._unnamed_since, None
         if self.vision.sight is not Sight.BLIND or since is not None:
             self.vision.see(self._source, self._source_reason, since or self._clock())
+        if since is not None:  # the snapshot may have been compared before it was known who sees
+            self.vision.intervals.repair(self.keeper.compared_ns)
 
     def _new_client(self) -> Client:
         return Client(

@@ -322,11 +322,14 @@ async def test_of_a_source_that_is_not_named_yet_it_asks_before_it_claims_to_see
     async with scripted(config.socket, script), running(subscription):
         for _ in ("for the answer", "for the snapshot"):
             await asked.acquire()
+        while not subscription.keeper.compared_ns:
+            await asyncio.sleep(0)
         seen = [subscription.vision.sight]
         for answer in (UNNAMED, POLLING):
             subscription.note_source(answer)
             seen.append(subscription.vision.sight)
     assert seen == [Sight.BLIND, Sight.BLIND, Sight.POLLING]
+    assert subscription.vision.intervals.last(2)[0].repaired
     assert reasons(subscription.vision.intervals) == ["agent_started", "polling_source"]
 
 
