@@ -182,7 +182,7 @@ class ProcessTable:
         if pid is not None:
             ticks = event.parent_start_ticks
             parent = (pid, ticks) if ticks else self._by_pid.get(pid, (pid, 0))
-        base = self.known(parent) or ProcessRecord()
+        base = self._known_at(parent, event.boot_time_ns) or ProcessRecord()
         record = msgspec.structs.replace(
             _overlay(base, event.process) if event.process is not None else base,
             pid=identity[0],
@@ -191,6 +191,16 @@ class ProcessTable:
             parent_start_ticks=event.parent_start_ticks,
         )
         return self.start(record, parent, event.boot_time_ns)
+
+    def _known_at(self, identity: Identity | None, moment_ns: int) -> ProcessRecord | None:
+        """What was known of a process then; None where something has changed it since.
+
+        A snapshot shows who forked as it is when its turn comes, and the fork is told after it.
+        """
+        entry = None if identity is None else self._entries.get(identity) or self._ended.get(identity)
+        if entry is None or (identity in self._entries and entry.changed_ns > moment_ns):
+            return None
+        return entry.record
 
     def _change_credentials(self, identity: Identity, event: ProcessEvent) -> Entry | None:
         entry = self._entries.get(identity)
