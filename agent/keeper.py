@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from agent.blind import BlindLog, Moment
 from agent.control_messages import Repair
@@ -45,6 +46,14 @@ class Keeper:
         """The table was compared with all that runs, so what is not in it is news."""
         self._snapshot: Comparison | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._told_ns = 0
+        """When the latest event that was told happened (CLOCK_BOOTTIME)."""
+        self._heard = False
+        """Whether any event was told since it was last waited for."""
+
+    def heard(self, told_ns: int) -> None:
+        """Events were told, the latest of `told_ns`."""
+        self._told_ns, self._heard = told_ns, True
 
     def forget(self) -> None:
         """Another boot: identities mean nothing any more."""
@@ -80,11 +89,14 @@ class Keeper:
             self._snapshot = None
 
     def swept(self, report: SweepReport) -> None:
-        """A sweep is complete; it is compared once the events that were under way have arrived."""
+        """A sweep is complete; it is compared once the events that were under way have arrived: a while
+        later, or, as long as events come that are older than the sweep's end, when they no longer are.
+        """
         # A snapshot that is under way says the same.
         if report.inventory.weak or self._snapshot is not None:
             return
-        self._after_settling(lambda: self._compare(report))
+        self._heard = False
+        self._after_settling(partial(self._compare, report, self._clock().boot_ns))
 
     def stop(self) -> None:
         """Nothing happens later any more."""
@@ -102,8 +114,12 @@ class Keeper:
         if snapshot is not None:
             self._note(snapshot.finish(), "snapshot", snapshot.began_ns)
 
-    def _compare(self, report: SweepReport) -> None:
+    def _compare(self, report: SweepReport, ended_ns: int) -> None:
         self._timer = None
+        if self._heard and self._told_ns < ended_ns:
+            self._heard = False
+            self._after_settling(partial(self._compare, report, ended_ns))
+            return
         repairs = reconcile(self.table, report.answer.processes, began_ns=report.began_ns)
         self._note(repairs, "sweep", report.began_ns)
 

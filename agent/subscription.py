@@ -186,6 +186,7 @@ class Subscription:
             self._last_event_ns = max(self._last_event_ns, event.boot_time_ns)
             self._handle(event)
         if frame.events:
+            self.keeper.heard(self._last_event_ns)
             self.last_event_ms = self._clock().wall_ms
 
     def _handle(self, event: ProcessEvent) -> None:
