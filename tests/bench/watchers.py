@@ -88,11 +88,7 @@ def auditd() -> Iterator[Callable[[], list[int]]]:
     kauditd = _kernel_thread("kauditd")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o700)
-        Path(folder, "auditd.conf").write_text(
-            f"log_file = {folder}/audit.log\nlog_format = RAW\nflush = INCREMENTAL_ASYNC\nfreq = 50\n"
-            "max_log_file = 500\nnum_logs = 2\nmax_log_file_action = ROTATE\nspace_left = 10\n"
-            "admin_space_left = 5\n"
-        )
+        Path(folder, "auditd.conf").write_text(_configuration(f"{folder}/audit.log"))
         os.chmod(f"{folder}/auditd.conf", 0o640)
         with _running(["auditd", "-n", "-c", folder]) as process:
             try:
@@ -108,6 +104,20 @@ def auditd() -> Iterator[Callable[[], list[int]]]:
                 for arguments in (["-d", *_AUDIT_RULE], ["-e", "0"]):
                     with contextlib.suppress(CannotRun):
                         _audit(*arguments)
+
+
+def _configuration(log_file: str) -> str:
+    """The distribution's, but for where the log lies and how large it may grow: it is counted at the end.
+
+    Raises: CannotRun.
+    """
+    ours = {"log_file": log_file, "max_log_file": "500", "space_left": "10", "admin_space_left": "5"}
+    try:
+        lines = Path("/etc/audit/auditd.conf").read_text().splitlines()
+    except OSError as error:
+        raise CannotRun(f"auditd's configuration: {error}") from None
+    kept = [line for line in lines if line.partition("=")[0].strip() not in ours]
+    return "\n".join([*kept, *(f"{key} = {value}" for key, value in ours.items()), ""])
 
 
 @contextlib.contextmanager
