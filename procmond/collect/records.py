@@ -61,12 +61,21 @@ class Facts(TypedDict, total=False):
     reparented: bool | None
 
 
+_SHORT: Final = (
+    *(bytes((number,)) for number in range(0x80)),
+    *(bytes((number & 0x7F | 0x80, number >> 7)) for number in range(0x80, 0x800)),
+)
+"""Varints of the lengths that nearly all events and records have: each event takes several."""
+
+
 def varint(number: int) -> bytes:
     """A protobuf varint of a number that is not negative."""
-    if number < 0x80:
-        return bytes((number,))
+    if number < 0x800:
+        return _SHORT[number]
     if number < 0x4000:
         return bytes((number & 0x7F | 0x80, number >> 7))
+    if number < 0x200000:
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

@@ -166,8 +166,8 @@ class ProcessTable:
         self._ended[process.key] = None
         if self._holders.get(process.key[0]) == process.key:
             del self._holders[process.key[0]]
-        if len(self._ended) > self._max_ended:
-            self.forget(now_ns)
+        if len(self._ended) > self._max_ended:  # one more than there is room for
+            self._drop(next(iter(self._ended)))
 
     def _drop(self, key: Key) -> None:
         del self._known[key]
