@@ -35,14 +35,17 @@ class Mount(NamedTuple):
 
     @property
     def remote(self) -> bool:
-        """Whether reading from it may wait for somebody for ever."""
-        return self.kind in REMOTE or self.kind.startswith("fuse.")
+        """Whether reading from it may wait for somebody for ever; so it may where no type is told."""
+        return not self.kind or self.kind in REMOTE or self.kind.startswith("fuse.")
 
 
 def parse_mountinfo(raw: bytes) -> list[Mount]:
-    """The mounts in the text of a mountinfo file; lines of another form are left out."""
+    """The mounts in the text of a mountinfo file; lines of another form are left out.
+
+    Only a line feed ends a line: a carriage return is not escaped in the name of a mount point.
+    """
     mounts: list[Mount] = []
-    for line in raw.splitlines():
+    for line in raw.split(b"\n"):
         left, _, right = line.partition(b" - ")
         fields = left.split(b" ")
         if len(fields) > 4 and fields[0].isdigit():

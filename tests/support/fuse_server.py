@@ -144,12 +144,16 @@ class Mounted(NamedTuple):
 
 
 @contextlib.contextmanager
-def fuse_mount(content: bytes, *, asynchronous: bool = True) -> Iterator[Mounted]:
+def fuse_mount(
+    content: bytes, *, asynchronous: bool = True, prefix: str = "daemoneye-fuse-"
+) -> Iterator[Mounted]:
     """Root's mount, in the caller's namespace, open to everybody; unmounted, and every caller freed, after.
+
+    Its directory's name begins with `prefix`.
 
     `asynchronous=False`: a stalled read is not ended by SIGKILL either; a stalled open never is.
     """
-    directory = tempfile.mkdtemp(prefix="daemoneye-fuse-")
+    directory = tempfile.mkdtemp(prefix=prefix)
     switch = Switch()
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     try:

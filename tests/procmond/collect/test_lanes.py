@@ -20,7 +20,7 @@ from procmond.collect.sighting import FileIdentity
 from tests.procmond.collect.made import leaderless, made
 from tests.support import hostile
 from tests.support.daemons import eventually
-from tests.support.fuse_server import Stall
+from tests.support.fuse_server import Stall, fuse_mount
 from tests.support.images import copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -54,6 +54,16 @@ def test_mounts_are_read_and_nonsense_is_left_out() -> None:
         (36, b"/mnt 1", "ext3", False),
         (40, b"/f", "fuse.sshfs", True),
     ]
+
+
+def test_only_a_line_feed_ends_a_line_of_mountinfo() -> None:
+    (mount,) = parse_mountinfo(b"36 35 0:5 / /mnt/a\rb\x0bc\x0cd rw - fuse dev rw\n")
+    assert (mount.place, mount.remote) == (b"/mnt/a\rb\x0bc\x0cd", True)
+
+
+def test_a_mount_of_no_type_may_hang() -> None:
+    (mount,) = parse_mountinfo(b"36 35 0:5 / /mnt/a rw\n")
+    assert mount.remote
 
 
 def test_a_local_image_and_one_in_memory_cannot_hang(tmp_path: Path) -> None:
@@ -111,6 +121,17 @@ def test_an_image_on_fuse_may_hang() -> None:
     places = Places(MountTable(), find_memory_device())
     with hostile.silent_executable() as silent:
         assert places.may_hang(silent.pid, device=0xFFFF)
+
+
+@needs_root
+@needs_fuse
+def test_a_carriage_return_in_its_mount_point_hides_no_fuse_mount() -> None:
+    with (
+        open(hostile.SLEEP, "rb") as file,
+        fuse_mount(file.read(), prefix="daemoneye-\r-") as mounted,
+        hostile.executed(mounted.path, (b"sleep", b"1000")) as pid,
+    ):
+        assert Places(MountTable(), find_memory_device()).may_hang(pid, image_of(pid).device)
 
 
 def test_a_child_digests_like_a_thread(tmp_path: Path) -> None:
