@@ -11,7 +11,7 @@ from procmond.pulse import Pulse, StallDetector
 from procmond.quarantine import Quarantine, Withheld
 
 MAX_ABANDONED: Final = 4
-"""Collectors left hanging in the kernel; after that nothing that can stall is read any more."""
+"""Collectors left hanging in the kernel at a time; while there are so many nothing that can stall is read."""
 
 _STATE_FIELD: Final = 0  # after the name, /proc/PID/stat (proc(5))
 _RUNNABLE: Final = b"R"
@@ -23,8 +23,8 @@ class Watch:
     """Sees stalls, remembers culprits."""
 
     def __init__(self) -> None:
-        self.abandoned = 0
-        """Collectors that could not be killed."""
+        self._abandoned = 0
+        self._reads_nothing = False
         self._quarantine = Quarantine()
         self._pulse: Pulse | None = None
         self._detector = StallDetector()
@@ -39,9 +39,17 @@ class Watch:
 
     def withheld(self, now: float) -> Withheld:
         """What the next collector must not read."""
-        if self.abandoned >= MAX_ABANDONED:
-            return Withheld(everyone=True)
-        return self._quarantine.withheld(now)
+        self._reads_nothing = self._abandoned >= MAX_ABANDONED
+        return Withheld(everyone=True) if self._reads_nothing else self._quarantine.withheld(now)
+
+    def abandoned(self) -> None:
+        """A collector could not be killed: it hangs in the kernel."""
+        self._abandoned += 1
+
+    def freed(self) -> bool:
+        """One that was abandoned has ended after all; whether the present one could be let read again."""
+        self._abandoned -= 1
+        return self._reads_nothing and self._abandoned < MAX_ABANDONED
 
     def stalled(self, collector: int, now: float) -> bool:
         """Whether the collector hangs; then the one to blame is in quarantine from now on."""
