@@ -157,7 +157,7 @@ class Examiner:
 
     def _running_image(self, pid: int, images: Images) -> tuple[ExecutableReport, Descriptor | None]:
         """What is known without reading; no descriptor where there is no image to be had."""
-        if self._guard.active and self._guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+        if self._guard.active and self._guard.withholds(Stage.IMAGE, pid, 0, face=(None, None), uid=None):
             return _unread(pid, images), None
         self._guard.enter(Stage.IMAGE, pid, 0)
         try:

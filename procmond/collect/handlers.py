@@ -95,7 +95,7 @@ async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:
     for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
         await slicer.breathe()
         pid = int(name)
-        if guard.active and guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+        if guard.active and guard.withholds(Stage.IMAGE, pid, 0, face=(None, None), uid=None):
             continue
         guard.enter(Stage.IMAGE, pid, 0)
         try:
