@@ -14,6 +14,7 @@ MAX_ABANDONED: Final = 4
 """Collectors left hanging in the kernel at a time; while there are so many nothing that can stall is read."""
 
 _STATE_FIELD: Final = 0  # after the name, /proc/PID/stat (proc(5))
+_START_FIELD: Final = 19
 _RUNNABLE: Final = b"R"
 
 _log = get_logger("procmond.supervisor")
@@ -59,7 +60,8 @@ class Watch:
         if not self._detector.observe(reading, now) or _is_runnable(collector):
             return False
         uid = _owner(reading.pid)
-        culprit = self._quarantine.stalled(reading.pid, reading.start_ticks, uid, reading.stage, now)
+        start_ticks = reading.start_ticks or _start_of(reading.pid)
+        culprit = self._quarantine.stalled(reading.pid, start_ticks, uid, reading.stage, now)
         _log.warning(
             "collector_stalled",
             pid=reading.pid,
@@ -73,10 +75,23 @@ class Watch:
 def _is_runnable(pid: int) -> bool:
     """Whether a process runs or waits for a processor."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2].split()[_STATE_FIELD] == _RUNNABLE
+        return _stat_of(pid)[_STATE_FIELD] == _RUNNABLE
     except OSError:
         return False
+
+
+def _start_of(pid: int) -> int:
+    """When a process began, in ticks since boot; 0 if it is gone."""
+    try:
+        return int(_stat_of(pid)[_START_FIELD])
+    except OSError:
+        return 0
+
+
+def _stat_of(pid: int) -> list[bytes]:
+    """The fields after the name. Raises: OSError."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b") ")[2].split()
 
 
 def _owner(pid: int) -> int | None:

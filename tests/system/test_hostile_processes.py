@@ -15,6 +15,7 @@ from common.messages import (
     DetectionTask,
     ErrorCode,
     HashState,
+    ProcessFilter,
     ProcessRecord,
     ProcessStatus,
     TaskType,
@@ -107,6 +108,25 @@ def test_an_executable_on_a_file_system_that_never_answers(procmond: Procmond, s
             assert records[culprit.pid].hash_state in {HashState.PENDING, HashState.TIMED_OUT}
             assert until_complete(client)[bystander].executable_hash, "hashing goes on for the others"
         assert procmond.stop() == 0
+
+
+@pytest.mark.parametrize("first", ["question", "sweep"])
+def test_what_stalled_a_question_is_left_alone_by_sweeps_and_the_reverse(
+    procmond: Procmond, first: str
+) -> None:
+    with hostile.silent_executable(Stall.GETATTR) as silent, procmond.connect() as client:
+        task = DetectionTask(
+            task_id="verify",
+            task_type=TaskType.VERIFY_EXECUTABLE,
+            process_filter=ProcessFilter(pids=(silent.pid,)),
+        )
+        if first == "sweep":
+            until_complete(client)
+        (report,) = client.ask(task)[0].executables
+        assert report.hash_state is HashState.TIMED_OUT
+        assert silent.pid in until_complete(client)
+        (stall,) = procmond.log("collector_stalled")
+        assert (stall["pid"], stall["read"]) == (silent.pid, "image")
 
 
 def test_collectors_that_could_not_be_killed_are_forgiven_once_they_end(procmond: Procmond) -> None:
