@@ -17,7 +17,8 @@ BASE_DELAY_S: Final = 30.0
 """After the first stall: one scan interval."""
 MAX_DELAY_S: Final = 3600.0
 STALLS_OF_USER: Final = 3
-"""Culprits of one user at a time before all of that user's processes are withheld: each cost a collector."""
+"""Stalls of one user at a time before all of that user's processes are withheld: each cost a collector. Of a
+culprit that was left alone until its time was up, the last one counts: its growing delay bounds the rest."""
 MAX_ENTRIES: Final = 1024
 """Culprits remembered; then the one that is free soonest is forgotten."""
 FORGET_AFTER: Final = 2.0
@@ -41,6 +42,8 @@ class Culprit(msgspec.Struct, frozen=True):
     """The `Stage` that stalled, and is withheld."""
     until: float
     """On CLOCK_MONOTONIC, seconds."""
+    repeated: bool = False
+    """It stalled before: another name is no reason to read it."""
 
 
 class Withheld(msgspec.Struct, frozen=True):
@@ -56,6 +59,8 @@ class Withheld(msgspec.Struct, frozen=True):
 class _Record(msgspec.Struct):
     culprit: Culprit
     stalls: int
+    at_once: int
+    """The latest in a row, each of which came before the delay of the one before had ended."""
 
 
 class Quarantine:
@@ -71,17 +76,21 @@ class Quarantine:
         key = (pid, start_ticks, stage)
         known = self._records.get(key)
         stalls = known.stalls + 1 if known else 1
-        delay = _delay(stalls)
-        culprit = Culprit(pid, start_ticks, uid, stage, now + delay)
-        self._records[key] = _Record(culprit, stalls)
+        at_once = known.at_once + 1 if known and known.culprit.until > now else 1
+        culprit = Culprit(pid, start_ticks, uid, stage, now + _delay(stalls), repeated=stalls > 1)
+        self._records[key] = _Record(culprit, stalls, at_once)
         if len(self._records) > MAX_ENTRIES:
             soonest = min(self._records, key=lambda one: self._records[one].culprit.until)
             del self._records[soonest]
         if not uid:
             return culprit
-        of_user = [record.culprit for record in self._records.values() if record.culprit.uid == uid]
-        if sum(one.until > now for one in of_user) >= STALLS_OF_USER:
-            self._users[uid] = max(one.until for one in of_user)
+        of_user = [
+            record
+            for record in self._records.values()
+            if record.culprit.uid == uid and record.culprit.until > now
+        ]
+        if sum(record.at_once for record in of_user) >= STALLS_OF_USER:
+            self._users[uid] = max(record.culprit.until for record in of_user)
         return culprit
 
     def withheld(self, now: float) -> Withheld:

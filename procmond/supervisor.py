@@ -83,6 +83,7 @@ class Supervisor:
         self._notify = notifier.send
         self._selector = selectors.DefaultSelector()
         self._children: dict[str, Child] = {}
+        self._abandoned: set[Child] = set()
         self._restarts = Restarts()
         self._served = False
         self._stop_at: float | None = None
@@ -238,7 +239,7 @@ class Supervisor:
             for number in _SIGNALS:
                 # A terminal or a service manager signals all of us; only the supervisor decides what ends.
                 signal.signal(number, signal.SIG_IGN)
-            for child in self._children.values():
+            for child in (*self._children.values(), *self._abandoned):
                 os.close(child.descriptor)
             for end in self._wakeup:
                 end.close()
@@ -282,7 +283,6 @@ class Supervisor:
             self._ended(collector)
         else:
             self._abandon(collector)
-            self._watch.abandoned += 1
         if self._stop_at is None:
             self._restarts.start_now("collector", time.monotonic())
 
@@ -299,9 +299,21 @@ class Supervisor:
 
     def _abandon(self, child: Child) -> None:
         _log.error("child_abandoned", child=child.name, pid=child.pid)
+        del self._children[child.name]
+        self._abandoned.add(child)
+        self._watch.abandoned()
+        self._selector.modify(child.descriptor, selectors.EVENT_READ, lambda: self._freed(child))
+
+    def _freed(self, child: Child) -> None:
+        """What an abandoned one waited for has answered, or is gone: it has ended after all."""
         self._selector.unregister(child.descriptor)
         os.close(child.descriptor)
-        del self._children[child.name]
+        os.waitpid(child.pid, 0)
+        self._abandoned.remove(child)
+        _log.info("abandoned_child_ended", child=child.name, pid=child.pid)
+        present = self._children.get("collector")
+        if self._watch.freed() and present is not None and self._stop_at is None:
+            self._replace(present)
 
     # -------------------------------------------------------------------------------------------- front
 

@@ -30,13 +30,13 @@ from common.messages import (
 from common.validate import DEFAULT_ALGORITHM, check_task
 from procmond.collect.digest import supported_algorithms
 from procmond.collect.guard import Guard
+from procmond.collect.guarded import blocks_image
 from procmond.collect.hash_cache import Algorithms, HashOutcome, canonical
 from procmond.collect.images import Images, target_of
 from procmond.collect.lanes import HashLanes
 from procmond.collect.leaderless import at_image
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
-from procmond.pulse import Stage
 
 RunningImages = Callable[[], Awaitable[Sequence[tuple[int, FileIdentity]]]]
 """Looks now: every process that has an image, with that image, by ascending pid."""
@@ -157,9 +157,8 @@ class Examiner:
 
     def _running_image(self, pid: int, images: Images) -> tuple[ExecutableReport, Descriptor | None]:
         """What is known without reading; no descriptor where there is no image to be had."""
-        if self._guard.active and self._guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+        if blocks_image(self._guard, pid):
             return _unread(pid, images), None
-        self._guard.enter(Stage.IMAGE, pid, 0)
         try:
             return _running_image(pid, images)
         finally:

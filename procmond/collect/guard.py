@@ -1,5 +1,6 @@
 """Before each read that may not come back. One rule: what stalled a collector once is withheld from the next,
-until the process shows another face or its time is up.
+until the process shows another face or its time is up. A name is no face of one that has stalled again: to
+change it costs nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from procmond.pulse import Pulse, Stage
 from procmond.quarantine import Withheld
 
 NOBODY: Final = Withheld()
+
+Face = tuple[object, object]
+"""A process's name, and its image where that is known: what an exec or a renaming changes."""
 
 
 class Guard:
@@ -26,7 +30,8 @@ class Guard:
         self._pulse = pulse
         self._clock = clock
         self._until = {(one.pid, one.start_ticks, one.stage): one.until for one in withheld.culprits}
-        self._faces: dict[tuple[int, int, int], object] = {}
+        self._repeated = {(one.pid, one.start_ticks, one.stage) for one in withheld.culprits if one.repeated}
+        self._faces: dict[tuple[int, int, int], Face] = {}
         self._users = dict(withheld.users)
         self.reads_nothing = withheld.everyone
         """Degraded: nothing that can stall is read of anybody."""
@@ -34,8 +39,8 @@ class Guard:
         """Whether anything may be withheld: while it is not, `withholds` need not be asked."""
         self.users_matter = bool(self._users)
 
-    def withholds(self, stage: Stage, pid: int, start_ticks: int, *, face: object, uid: int | None) -> bool:
-        """Whether this read is not to be made. `face` is what an exec or a renaming changes."""
+    def withholds(self, stage: Stage, pid: int, start_ticks: int, *, face: Face, uid: int | None) -> bool:
+        """Whether this read is not to be made."""
         if self.reads_nothing:
             return True
         now = self._clock()
@@ -45,7 +50,9 @@ class Guard:
         until = self._until.get(key)
         if until is None:
             return False
-        if until > now and self._faces.setdefault(key, face) == face:
+        first = self._faces.setdefault(key, face)
+        same = first[1] == face[1] if key in self._repeated else first == face
+        if until > now and same:
             return True
         del self._until[key]
         return False

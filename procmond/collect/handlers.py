@@ -14,6 +14,7 @@ from common.messages import DetectionResult, DetectionTask, TaskType
 from procmond.collect.digest import identity_of
 from procmond.collect.executables import Examiner, hash_result, question_of
 from procmond.collect.guard import Guard
+from procmond.collect.guarded import blocks_image
 from procmond.collect.known_answers import KnownAnswer
 from procmond.collect.leaderless import at_image
 from procmond.collect.live import monitor_live
@@ -23,7 +24,6 @@ from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
 from procmond.collect.vetting import look_again
-from procmond.pulse import Stage
 
 Handler = Callable[[Request, Tools], Awaitable[bytes]]
 """Sends all frames but the last, and returns the last one's fields."""
@@ -95,9 +95,8 @@ async def running_images(guard: Guard) -> Sequence[tuple[int, FileIdentity]]:
     for name in sorted((name for name in os.listdir("/proc") if name.isdecimal()), key=int):
         await slicer.breathe()
         pid = int(name)
-        if guard.active and guard.withholds(Stage.IMAGE, pid, 0, face=None, uid=None):
+        if blocks_image(guard, pid):
             continue
-        guard.enter(Stage.IMAGE, pid, 0)
         try:
             found.append((pid, identity_of(at_image(pid, _stat_image))))
         except OSError:

@@ -16,6 +16,10 @@ REMOTE: Final = frozenset(
 )
 """Types whose files are served by a process or a host that may be hostile or gone; and all `fuse.*`."""
 
+STACKED: Final = frozenset({"aufs", "ecryptfs", "overlay", "shiftfs", "unionfs"})
+"""Types whose files lie on other file systems, of types that no table shows. Whoever may have a user
+namespace may mount an overlay in it, over a FUSE server of their own."""
+
 _MOUNTINFO_CHUNK: Final = 64 * limits.KIB
 _MAX_FOREIGN_BYTES: Final = 4 * limits.MIB
 """Of another mount namespace's table: whoever may make one may fill it with 100,000 mounts (fs.mount-max).
@@ -35,14 +39,17 @@ class Mount(NamedTuple):
 
     @property
     def remote(self) -> bool:
-        """Whether reading from it may wait for somebody for ever."""
-        return self.kind in REMOTE or self.kind.startswith("fuse.")
+        """Whether reading from it may wait for somebody for ever; so it may where no type is told."""
+        return not self.kind or self.kind in REMOTE or self.kind.startswith("fuse.")
 
 
 def parse_mountinfo(raw: bytes) -> list[Mount]:
-    """The mounts in the text of a mountinfo file; lines of another form are left out."""
+    """The mounts in the text of a mountinfo file; lines of another form are left out.
+
+    Only a line feed ends a line: a carriage return is not escaped in the name of a mount point.
+    """
     mounts: list[Mount] = []
-    for line in raw.splitlines():
+    for line in raw.split(b"\n"):
         left, _, right = line.partition(b" - ")
         fields = left.split(b" ")
         if len(fields) > 4 and fields[0].isdigit():
@@ -101,18 +108,26 @@ class Places:
         """Of the image of `pid`, whose st_dev is `device`. Waits for nobody, opens nothing for reading.
 
         A mount that no table shows has been detached while a program runs from it: nobody knows what it is.
+        What is stacked upon others is trusted only where our own mount namespace has it, as the host's
+        administrator or container engine put it there.
         """
         if device == self._memory_device:
             return False  # the kernel's own memory, mounted nowhere
         try:
             folder, number = at_image(pid, _mount_of_image)
-            for mounts in (self._table.mounts, functools.partial(_mounts_of, folder)):
-                for mount in mounts():
-                    if mount.number == number:
-                        return mount.remote
+            ours = self._table.mounts()
+            mount = _find(number, ours)
+            if mount is None:
+                mount = _find(number, _mounts_of(folder))
+                if mount is not None and mount.kind in STACKED:
+                    return all(mount.device != one.device for one in ours)
         except OSError as error:
             return is_exhausted(error)  # else it has ended; whoever opens it will say so
-        return True
+        return mount is None or mount.remote
+
+
+def _find(number: int, mounts: list[Mount]) -> Mount | None:
+    return next((mount for mount in mounts if mount.number == number), None)
 
 
 def _mount_of_image(folder: str) -> tuple[str, int]:

@@ -57,6 +57,23 @@ def test_a_user_with_several_culprits_is_withheld_as_a_whole() -> None:
     assert quarantine.withheld(BASE_DELAY_S).users == ()
 
 
+def test_one_process_that_stalls_before_its_time_is_up_costs_its_user_as_several_would() -> None:
+    quarantine = Quarantine()
+    for number in range(STALLS_OF_USER):
+        assert quarantine.withheld(0.0).users == ()
+        last = quarantine.stalled(7, 70, 1000, Stage.ARGUMENTS, now=float(number))
+        assert last.repeated == (number > 0)
+    assert quarantine.withheld(0.0).users == ((1000, last.until),)
+
+
+def test_one_that_was_left_alone_until_its_time_was_up_does_not() -> None:
+    quarantine = Quarantine()
+    now = 0.0
+    for _ in range(3 * STALLS_OF_USER):
+        now = quarantine.stalled(7, 70, 1000, Stage.IMAGE, now).until
+        assert quarantine.withheld(now).users == ()
+
+
 @pytest.mark.parametrize("uid", [0, None])
 def test_root_and_the_unknown_are_never_withheld_as_a_whole(uid: int | None) -> None:
     quarantine = Quarantine()

@@ -25,7 +25,7 @@ from tests.support.children import running
 NAME: Final = "image"
 """The one file, at the mount's root."""
 
-_FORGET, _OPEN, _READ, _INTERRUPT, _BATCH_FORGET = 2, 14, 15, 36, 42
+_FORGET, _GETATTR, _OPEN, _READ, _INTERRUPT, _BATCH_FORGET = 2, 3, 14, 15, 36, 42
 _HEADER: Final = struct.Struct(
     "=IIQQIIIHH"
 )  # length, opcode, unique, node, uid, gid, pid, extension, padding
@@ -44,6 +44,10 @@ class Stall(IntFlag):
     NOTHING = 0
     READ = 1
     OPEN = 2
+    GETATTR = 4
+
+
+_STALLED_BY: Final = {_GETATTR: Stall.GETATTR, _OPEN: Stall.OPEN, _READ: Stall.READ}
 
 
 class Switch:
@@ -87,9 +91,10 @@ def _reply(opcode: int, node: int, body: bytes, content: bytes, asynchronous: bo
         case 1:  # LOOKUP
             if node != _ROOT_NODE or body.rstrip(b"\0") != NAME.encode():
                 return errno.ENOENT
-            return struct.pack("=4Q2I", _FILE_NODE, 0, 3600, 3600, 0, 0) + _attributes(_FILE_NODE, content)
+            # The name may be remembered; the attributes not, so that each stat is a request.
+            return struct.pack("=4Q2I", _FILE_NODE, 0, 3600, 0, 0, 0) + _attributes(_FILE_NODE, content)
         case 3:  # GETATTR
-            return struct.pack("=Q2I", 3600, 0, 0) + _attributes(node, content)
+            return struct.pack("=Q2I", 0, 0, 0) + _attributes(node, content)
         case 14 | 27:  # OPEN, OPENDIR
             return struct.pack("=Q2I", 1, 0, 0)
         case 15:  # READ
@@ -117,7 +122,7 @@ def serve(device: int, content: bytes, switch: Switch, asynchronous: bool) -> No
         _, opcode, unique, node, *_ = _HEADER.unpack_from(request)
         if opcode in (_FORGET, _BATCH_FORGET, _INTERRUPT):  # need no answer
             continue
-        if (opcode == _READ and switch.stalls(Stall.READ)) or (opcode == _OPEN and switch.stalls(Stall.OPEN)):
+        if switch.stalls(_STALLED_BY.get(opcode, Stall.NOTHING)):
             switch.count()
             continue
         reply = _reply(opcode, node, request[_HEADER.size :], content, asynchronous)
@@ -144,12 +149,16 @@ class Mounted(NamedTuple):
 
 
 @contextlib.contextmanager
-def fuse_mount(content: bytes, *, asynchronous: bool = True) -> Iterator[Mounted]:
+def fuse_mount(
+    content: bytes, *, asynchronous: bool = True, prefix: str = "daemoneye-fuse-"
+) -> Iterator[Mounted]:
     """Root's mount, in the caller's namespace, open to everybody; unmounted, and every caller freed, after.
+
+    Its directory's name begins with `prefix`.
 
     `asynchronous=False`: a stalled read is not ended by SIGKILL either; a stalled open never is.
     """
-    directory = tempfile.mkdtemp(prefix="daemoneye-fuse-")
+    directory = tempfile.mkdtemp(prefix=prefix)
     switch = Switch()
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from procmond.confine import kernel
 from procmond.confine.capabilities import parse_status
-from tests.support.attacks import NOBODY
+from tests.support.attacks import NOBODY, call
 from tests.support.children import become, child_of, die_with_parent, pause_forever, running, wait_until
 from tests.support.fuse_server import NAME, Mounted, Stall, Switch, device_for, fuse_mount, mount, serve
 
@@ -158,6 +158,54 @@ def silent_executable(
             yield SilentImage(pid, mounted)
         finally:
             os.kill(mounted.server, signal.SIGKILL)  # first, or the process itself might not be killable
+
+
+@contextlib.contextmanager
+def stacked_executable(
+    stall: Stall = Stall.READ | Stall.OPEN | Stall.GETATTR, uid: int = NOBODY
+) -> Iterator[SilentImage]:
+    """A sleep(1) of `uid`, without any right, on an overlay of its own over a FUSE mount of its own.
+
+    It was executed before the server stopped answering as `stall` says. What may never answer shows in its
+    mount namespace only, and as an overlay.
+    """
+    with open(SLEEP, "rb") as file:
+        content = file.read()
+    with contextlib.ExitStack() as stack:
+        switch = Switch()
+        stack.callback(switch.close)
+        directory = tempfile.mkdtemp(prefix="daemoneye-stacked-")
+        stack.callback(shutil.rmtree, directory)
+        os.chmod(directory, 0o755)
+        served, beside, merged = (f"{directory}/{name}" for name in ("served", "beside", "merged"))
+        for place in (served, beside, merged):
+            os.mkdir(place)
+        device_path = stack.enter_context(device_for(uid))
+        giving, taking = socket.socketpair()
+        with giving, taking:
+
+            def culprit(ready: Callable[[], None]) -> None:
+                become(uid)
+                _user_namespace()
+                device = os.open(device_path, os.O_RDWR)  # here: its namespace must be the mount's
+                mount(device, served, 0, allow_other=False)
+                socket.send_fds(giving, [b"d"], [device])
+                os.close(device)
+                ready()
+                layers = f"lowerdir={served}:{beside}".encode()  # one alone is not allowed
+                call("mount", b"overlay", os.fsencode(merged), b"overlay", 0, layers)
+                os.execv(f"{merged}/{NAME}", ["sleep", "1000"])
+
+            def server(ready: Callable[[], None]) -> None:
+                _, (device, *_), _, _ = socket.recv_fds(taking, 1, 1)
+                ready()
+                serve(device, content, switch, asynchronous=False)
+
+            pid = stack.enter_context(running(culprit))
+            server_pid = stack.enter_context(running(server))  # left first: then the culprit can be reaped
+        wait_until(lambda: _system_call_of(pid) == _CLOCK_NANOSLEEP, "sleep to sleep")
+        switch.stall(stall)
+        yield SilentImage(pid, Mounted(f"{merged}/{NAME}", server_pid, switch))
 
 
 @contextlib.contextmanager

@@ -113,6 +113,16 @@ def test_silent_executable_holds_who_hashes_it(
     assert reap(reader) == signal.SIGKILL
 
 
+@pytest.mark.parametrize(("stall", "reads"), [(Stall.OPEN, read), (Stall.GETATTR, os.stat)])
+def test_stacked_executable_holds_who_looks_at_it(stall: Stall, reads: Callable[[str], object]) -> None:
+    with hostile.stacked_executable(stall) as stacked:
+        reader = child_of(functools.partial(reads, f"/proc/{stacked.pid}/exe"))
+        wait_until(lambda: stacked.mounted.switch.unanswered > 0, "the reader's request")
+        os.kill(reader, signal.SIGKILL)
+        assert stuck(reader)
+    assert reap(reader) == signal.SIGKILL
+
+
 def test_reexecuting_process_keeps_its_pid_and_changes_its_arguments() -> None:
     with hostile.reexecuting() as pid:
         first = read(f"/proc/{pid}/cmdline")

@@ -15,15 +15,17 @@ from common.messages import (
     DetectionTask,
     ErrorCode,
     HashState,
+    ProcessFilter,
     ProcessRecord,
     ProcessStatus,
     TaskType,
     new_enumerate_task,
 )
+from procmond.watch import MAX_ABANDONED
 from tests.support import hostile
 from tests.support.agents import AGENT_UID, one_sweep
 from tests.support.attacks import NOBODY
-from tests.support.daemons import Client, Procmond
+from tests.support.daemons import Client, Procmond, eventually
 from tests.support.fuse_server import Stall
 from tests.support.privilege import needs_root
 
@@ -106,6 +108,38 @@ def test_an_executable_on_a_file_system_that_never_answers(procmond: Procmond, s
             assert records[culprit.pid].hash_state in {HashState.PENDING, HashState.TIMED_OUT}
             assert until_complete(client)[bystander].executable_hash, "hashing goes on for the others"
         assert procmond.stop() == 0
+
+
+@pytest.mark.parametrize("first", ["question", "sweep"])
+def test_what_stalled_a_question_is_left_alone_by_sweeps_and_the_reverse(
+    procmond: Procmond, first: str
+) -> None:
+    with hostile.silent_executable(Stall.GETATTR) as silent, procmond.connect() as client:
+        task = DetectionTask(
+            task_id="verify",
+            task_type=TaskType.VERIFY_EXECUTABLE,
+            process_filter=ProcessFilter(pids=(silent.pid,)),
+        )
+        if first == "sweep":
+            until_complete(client)
+        (report,) = client.ask(task)[0].executables
+        assert report.hash_state is HashState.TIMED_OUT
+        assert silent.pid in until_complete(client)
+        (stall,) = procmond.log("collector_stalled")
+        assert (stall["pid"], stall["read"]) == (silent.pid, "image")
+
+
+def test_collectors_that_could_not_be_killed_are_forgiven_once_they_end(procmond: Procmond) -> None:
+    with innocent() as bystander, procmond.connect() as client:
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_ABANDONED):
+                stack.enter_context(hostile.silent_executable(Stall.GETATTR))
+            assert until_complete(client)[bystander].command_line_blocked, "nothing is read of anybody"
+            assert len(procmond.log("child_abandoned")) == MAX_ABANDONED
+        eventually(lambda: len(procmond.log("abandoned_child_ended")) == MAX_ABANDONED)
+        record = until_complete(client)[bystander]
+        assert record.command_line == ("/bin/sleep", "4711")
+        assert record.executable_hash
 
 
 def test_sigterm_ends_procmond_while_a_collector_hangs_in_the_kernel() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from procmond.collect.guard import Guard
+import msgspec
+import pytest
+
+from procmond.collect.guard import Face, Guard
 from procmond.pulse import Pulse, Stage
 from procmond.quarantine import Culprit, Withheld
 
@@ -18,7 +21,10 @@ class Clock:
 CULPRIT = Culprit(7, 70, 1000, Stage.ARGUMENTS, 30.0)
 
 
-def withholds(guard: Guard, *, pid: int = 7, start_ticks: int = 70, face: object = "a", uid: int = 1) -> bool:
+FACE = ("name", 1)
+
+
+def withholds(guard: Guard, *, pid: int = 7, start_ticks: int = 70, face: Face = FACE, uid: int = 1) -> bool:
     return guard.withholds(Stage.ARGUMENTS, pid, start_ticks, face=face, uid=uid)
 
 
@@ -33,14 +39,23 @@ def test_only_the_culprit_is_withheld_and_only_what_stalled() -> None:
     assert withholds(guard)
     assert not withholds(guard, pid=8)
     assert not withholds(guard, start_ticks=71)
-    assert not guard.withholds(Stage.IMAGE, 7, 70, face="a", uid=1)
+    assert not guard.withholds(Stage.IMAGE, 7, 70, face=FACE, uid=1)
 
 
-def test_another_face_is_looked_at_again_for_good() -> None:
+@pytest.mark.parametrize("other", [("other", 1), ("name", 2)])
+def test_another_face_is_looked_at_again_for_good(other: Face) -> None:
     guard = Guard(None, Withheld(culprits=(CULPRIT,)), Clock())
     assert withholds(guard)
-    assert not withholds(guard, face="b")
-    assert not withholds(guard, face="a")
+    assert not withholds(guard, face=other)
+    assert not withholds(guard)
+
+
+def test_after_a_second_stall_only_another_image_is_looked_at_again() -> None:
+    again = msgspec.structs.replace(CULPRIT, repeated=True)
+    guard = Guard(None, Withheld(culprits=(again,)), Clock())
+    assert withholds(guard)
+    assert withholds(guard, face=("other", 1))
+    assert not withholds(guard, face=("other", 2))
 
 
 def test_the_delay_ends() -> None:

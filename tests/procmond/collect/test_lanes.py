@@ -19,8 +19,10 @@ from procmond.collect.mounts import MountTable, Places, find_memory_device, pars
 from procmond.collect.sighting import FileIdentity
 from tests.procmond.collect.made import leaderless, made
 from tests.support import hostile
+from tests.support.attacks import call
+from tests.support.children import PATIENCE_S, wait_until
 from tests.support.daemons import eventually
-from tests.support.fuse_server import Stall
+from tests.support.fuse_server import Stall, fuse_mount
 from tests.support.images import copy_of_sleep, running
 from tests.support.privilege import needs_root
 
@@ -54,6 +56,16 @@ def test_mounts_are_read_and_nonsense_is_left_out() -> None:
         (36, b"/mnt 1", "ext3", False),
         (40, b"/f", "fuse.sshfs", True),
     ]
+
+
+def test_only_a_line_feed_ends_a_line_of_mountinfo() -> None:
+    (mount,) = parse_mountinfo(b"36 35 0:5 / /mnt/a\rb\x0bc\x0cd rw - fuse dev rw\n")
+    assert (mount.place, mount.remote) == (b"/mnt/a\rb\x0bc\x0cd", True)
+
+
+def test_a_mount_of_no_type_may_hang() -> None:
+    (mount,) = parse_mountinfo(b"36 35 0:5 / /mnt/a rw\n")
+    assert mount.remote
 
 
 def test_a_local_image_and_one_in_memory_cannot_hang(tmp_path: Path) -> None:
@@ -113,6 +125,45 @@ def test_an_image_on_fuse_may_hang() -> None:
         assert places.may_hang(silent.pid, device=0xFFFF)
 
 
+@needs_root
+@needs_fuse
+def test_an_image_on_somebodys_overlay_over_fuse_may_hang() -> None:
+    places = Places(MountTable(), find_memory_device())
+    with hostile.stacked_executable() as stacked:
+        assert places.may_hang(stacked.pid, device=0xFFFF)
+
+
+@needs_root
+def test_an_overlay_of_our_own_is_trusted_in_other_namespaces_too(tmp_path: Path) -> None:
+    """As the images of containers lie on what their engine mounted."""
+    layers = [tmp_path / name for name in ("one", "two", "merged")]
+    for layer in layers:
+        layer.mkdir()
+    copy_of_sleep(layers[0]).rename(layers[0] / "image")
+    merged = str(layers[2])
+    lowest = f"lowerdir={layers[0]}:{layers[1]}".encode()
+    call("mount", b"overlay", merged.encode(), b"overlay", 0, lowest)
+    places = Places(MountTable(), find_memory_device())
+    code = "must(libc.unshare(0x00020000)); os.write(1, b'r'); os.execv(sys.argv[1], ['sleep', '1000'])"
+    try:
+        with made(code, f"{merged}/image") as process:
+            wait_until(lambda: "merged" in os.readlink(f"/proc/{process.pid}/exe"), "the image to run")
+            assert not places.may_hang(process.pid, device=0xFFFF)
+    finally:
+        call("umount2", merged.encode(), 2)
+
+
+@needs_root
+@needs_fuse
+def test_a_carriage_return_in_its_mount_point_hides_no_fuse_mount() -> None:
+    with (
+        open(hostile.SLEEP, "rb") as file,
+        fuse_mount(file.read(), prefix="daemoneye-\r-") as mounted,
+        hostile.executed(mounted.path, (b"sleep", b"1000")) as pid,
+    ):
+        assert Places(MountTable(), find_memory_device()).may_hang(pid, image_of(pid).device)
+
+
 def test_a_child_digests_like_a_thread(tmp_path: Path) -> None:
     path = copy_of_sleep(tmp_path)
     digester = ChildDigester(2**20, DEADLINE_S)
@@ -125,6 +176,17 @@ def test_a_child_digests_like_a_thread(tmp_path: Path) -> None:
     assert outcome == plain
     assert outcome.state is HashState.OK
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_root
+@needs_fuse
+async def test_stacked_images_hold_up_only_their_own_lane(lanes: HashLanes, tmp_path: Path) -> None:
+    with hostile.stacked_executable() as stacked, running(copy_of_sleep(tmp_path)) as honest:
+        # Its stat would hang as well: any identity does, the open is what is tried.
+        silent = lanes.submit_image(stacked.pid, FileIdentity(0xFFFF, 1, 1, 1, 1))
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await lanes.submit_image(honest, image_of(honest))).state is HashState.OK
+            assert (await silent).state is HashState.TIMED_OUT
 
 
 def test_a_child_that_hangs_is_given_up_and_ends_by_itself() -> None:
