@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -37,9 +37,13 @@ from procmond.collect.lanes import HashLanes
 from procmond.collect.leaderless import at_image
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
+from procmond.pulse import Stage
 
 RunningImages = Callable[[], Awaitable[Sequence[tuple[int, FileIdentity]]]]
 """Looks now: every process that has an image, with that image, by ascending pid."""
+
+_Looked = ParamSpec("_Looked")
+_Seen = TypeVar("_Seen")
 
 _RULE: Final = "procmond opens only regular files with an execute bit, and images that run now"
 
@@ -141,7 +145,7 @@ class Examiner:
             await asyncio.sleep(0)  # hashes from the cache make none of the above wait
 
     async def _path_report(self, question: Question, administrator: bool) -> ExecutableReport:
-        found = follow(question.path)
+        found = self._guarded(follow, question.path)
         mode = found.status.st_mode if isinstance(found, Descriptor) else 0
         executable = stat.S_ISREG(mode) and bool(mode & 0o111)
         # Also where nothing was found: the time that a refusal takes should tell no more than its words.
@@ -152,8 +156,16 @@ class Examiner:
         if not executable and not by:
             reason = "has no execute bit" if stat.S_ISREG(mode) else "is not a regular file"
             raise _refusal(question.path, reason, administrator)
-        report = _facts(question.path, found)
+        report = self._guarded(_facts, question.path, found)
         return _completed(report, await self._read(found, question), question, by)
+
+    def _guarded(self, look: Callable[_Looked, _Seen], *what: _Looked.args, **more: _Looked.kwargs) -> _Seen:
+        """What `look` gives. It meets no process, but a file system that may not answer after all."""
+        self._guard.enter(Stage.IMAGE, 0, 0)
+        try:
+            return look(*what, **more)
+        finally:
+            self._guard.leave()
 
     def _running_image(self, pid: int, images: Images) -> tuple[ExecutableReport, Descriptor | None]:
         """What is known without reading; no descriptor where there is no image to be had."""

@@ -24,6 +24,7 @@ from procmond.collect.slices import Slicer
 from procmond.collect.sweep import Tools, enumerate_processes
 from procmond.collect.tree import monitor_tree
 from procmond.collect.vetting import look_again
+from procmond.pulse import Stage
 
 Handler = Callable[[Request, Tools], Awaitable[bytes]]
 """Sends all frames but the last, and returns the last one's fields."""
@@ -73,7 +74,9 @@ def answer_at_once(task: DetectionTask, tools: Tools) -> bytes | None:
     check = task.hash_check
     if check is None or not _about_one_path(task):
         return None
+    tools.guard.enter(Stage.IMAGE, 0, 0)
     identity = look_again(check.executable_path)
+    tools.guard.leave()
     if identity is None:
         return None
     known = tools.answers.get(check, identity)

@@ -74,7 +74,9 @@ class Feed:
         """`report` is told, now and then, where events come from and what became of them."""
         self._equipment = equipment
         self._report = report
-        self._prover = Prover(equipment.engine, equipment.max_file_bytes, equipment.memory_device)
+        self._prover = Prover(
+            equipment.engine, equipment.max_file_bytes, equipment.memory_device, equipment.guard
+        )
         self._users = Users()
         self.table = ProcessTable()
         self.hub = Hub()

@@ -22,11 +22,14 @@ from typing import Final, NamedTuple
 
 from common.errors import DaemonEyeError
 from common.messages import HashState, Provenance
+from procmond.collect.guard import Guard
+from procmond.collect.guarded import blocks_image
 from procmond.collect.hash_cache import Algorithms, HashOutcome
 from procmond.collect.lanes import HashLanes
 from procmond.collect.mounts import MountTable
 from procmond.collect.sighting import FileIdentity
 from procmond.collect.vetting import Descriptor, Obstacle, follow
+from procmond.pulse import Stage
 
 SETTLED_NS: Final = 20_000_000
 """A file changed less than this before it ran may have been changed again without a trace: change times move
@@ -82,11 +85,14 @@ class Answer(NamedTuple):
 class Prover:
     """Asks the hash engine for what ran. Belongs to the engine's loop."""
 
-    def __init__(self, engine: HashLanes, max_file_bytes: int, memory_device: int) -> None:
+    def __init__(
+        self, engine: HashLanes, max_file_bytes: int, memory_device: int, guard: Guard | None = None
+    ) -> None:
         """`memory_device` is st_dev of memfds, see `mounts.find_memory_device`."""
         self._engine = engine
         self._max_file_bytes = max_file_bytes
         self._memory_device = memory_device
+        self._guard = guard or Guard()
         self._proven: OrderedDict[KernelImage, FileIdentity] = OrderedDict()
         self._reading: dict[tuple[KernelImage, Algorithms], asyncio.Future[HashOutcome]] = {}
         self._fine_grained = _kernel_release() >= _FINE_GRAINED_SINCE
@@ -111,10 +117,15 @@ class Prover:
         kind = self._kind_of(ran.image.device)
         if kind is None or not (ran.settled or (self._fine_grained and kind in _FINE_GRAINED)):
             return None
+        # By now it may run another image, which lies anywhere.
+        if blocks_image(self._guard, ran.pid):
+            return None
         try:
             held = Descriptor(os.open(f"/proc/{ran.pid}/exe", _LOOK))
         except OSError:
             return None
+        finally:
+            self._guard.leave()
         return held if self._is_same(ran.image, held.identity) else None
 
     def ask(self, ran: Ran, held: Descriptor | None, algorithms: Algorithms) -> Answer:
@@ -149,11 +160,14 @@ class Prover:
         reading = self._reading.get((image, algorithms))
         if reading is not None and not reading.done():
             return Answer(reading, Provenance.PROC)
+        if blocks_image(self._guard, pid):
+            return Answer(PENDING, Provenance.MISSING)
         try:
-            # No read that may not come back: it was looked at just now, and the look was guarded.
             held = Descriptor(os.open(f"/proc/{pid}/exe", _LOOK))
         except OSError:
             return Answer(GONE, Provenance.MISSING)
+        finally:
+            self._guard.leave()
         if held.identity != identity:
             return Answer(GONE, Provenance.MISSING)
         future = self._engine.submit_image(pid, identity, algorithms, open_file=held.open_for_reading)
@@ -162,10 +176,13 @@ class Prover:
     def _at_path(self, ran: Ran) -> Descriptor | None:
         if ran.path is None or not ran.settled:
             return None
+        self._guard.enter(Stage.IMAGE, 0, 0)
         try:
             found = follow(ran.path)
         except (UnicodeError, ValueError, DaemonEyeError):
             return None
+        finally:
+            self._guard.leave()
         if isinstance(found, Obstacle) or not self._is_same(ran.image, found.identity):
             return None
         return found

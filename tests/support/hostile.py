@@ -27,6 +27,7 @@ from tests.support.children import become, child_of, die_with_parent, pause_fore
 from tests.support.fuse_server import NAME, Mounted, Stall, Switch, device_for, fuse_mount, mount, serve
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
+_MNT_DETACH: Final = 2
 _PR_SET_DUMPABLE: Final = 4
 _CAP_SYS_RESOURCE: Final = 24
 _CLOCK_NANOSLEEP: Final = 230 if platform.machine() == "x86_64" else 115
@@ -206,6 +207,29 @@ def stacked_executable(
         wait_until(lambda: _system_call_of(pid) == _CLOCK_NANOSLEEP, "sleep to sleep")
         switch.stall(stall)
         yield SilentImage(pid, Mounted(f"{merged}/{NAME}", server_pid, switch))
+
+
+@contextlib.contextmanager
+def overlay_over_fuse() -> Iterator[Mounted]:
+    """Root's overlay over root's FUSE mount, in the caller's namespace, of a file as for `silent_executable`.
+
+    It lies where only root writes; no server shows in its type, which is its maker's responsibility.
+    """
+    with (
+        open(SLEEP, "rb") as file,
+        fuse_mount(file.read(), asynchronous=False) as mounted,
+        tempfile.TemporaryDirectory(prefix="daemoneye-overlay-", dir="/run") as directory,
+    ):
+        beside, merged = f"{directory}/beside", f"{directory}/merged"
+        os.mkdir(beside)
+        os.mkdir(merged)
+        layers = f"lowerdir={os.path.dirname(mounted.path)}:{beside}".encode()
+        call("mount", b"overlay", os.fsencode(merged), b"overlay", 0, layers)
+        try:
+            yield mounted._replace(path=f"{merged}/{NAME}")
+        finally:
+            os.kill(mounted.server, signal.SIGKILL)
+            call("umount2", os.fsencode(merged), _MNT_DETACH)
 
 
 @contextlib.contextmanager

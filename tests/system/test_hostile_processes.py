@@ -14,12 +14,14 @@ from common.messages import (
     DetectionResult,
     DetectionTask,
     ErrorCode,
+    HashCheck,
     HashState,
     ProcessFilter,
     ProcessRecord,
     ProcessStatus,
     TaskType,
     new_enumerate_task,
+    new_hash_check_task,
 )
 from procmond.watch import MAX_ABANDONED
 from tests.support import hostile
@@ -108,6 +110,20 @@ def test_an_executable_on_a_file_system_that_never_answers(procmond: Procmond, s
             assert records[culprit.pid].hash_state in {HashState.PENDING, HashState.TIMED_OUT}
             assert until_complete(client)[bystander].executable_hash, "hashing goes on for the others"
         assert procmond.stop() == 0
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["asked for the first time", "known"])
+def test_a_path_that_does_not_answer_after_all_costs_the_question_not_the_service(
+    procmond: Procmond, known: bool
+) -> None:
+    with hostile.overlay_over_fuse() as mounted, procmond.connect() as client:
+        task = new_hash_check_task("path", HashCheck(executable_path=mounted.path))
+        if known:
+            assert client.ask(task)[0].success
+        mounted.switch.stall(Stall.GETATTR)
+        assert client.ask(task)[-1].error_code is ErrorCode.INTERNAL
+        assert {stall["read"] for stall in procmond.log("collector_stalled")} == {"image"}
+        assert client.ask(new_hash_check_task("other", HashCheck(executable_path=hostile.SLEEP)))[0].success
 
 
 @pytest.mark.parametrize("first", ["question", "sweep"])

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,12 +15,20 @@ import pytest
 
 from common.limits import HASH_MAX_FILE_BYTES
 from common.messages import HashState, Provenance
+from procmond.collect.guard import Guard
 from procmond.collect.hash_cache import SHA256_ONLY, HashOutcome
 from procmond.collect.lanes import HashLanes
 from procmond.collect.mounts import find_memory_device
+from procmond.collect.sighting import FileIdentity
 from procmond.events.proof import Answer, KernelImage, Prover, Ran
+from procmond.pulse import Pulse, Stage
+from procmond.quarantine import Withheld
+from tests.support import hostile
+from tests.support.children import child_of, reap, wait_until
 from tests.support.feeds import make_engine
+from tests.support.fuse_server import Stall
 from tests.support.images import SLEEP, copy_of_sleep, running
+from tests.support.privilege import needs_root
 
 HASH = hashlib.sha256(SLEEP.read_bytes()).hexdigest()
 
@@ -210,3 +219,37 @@ async def test_a_memfd_is_taken_from_the_process(prover: Prover) -> None:
 async def test_a_path_that_leads_nowhere_is_no_error(prover: Prover, path: str) -> None:
     what = ran(SLEEP)._replace(path=path)
     assert (await asked(prover, what))[0] is HashState.GONE
+
+
+@needs_root
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs FUSE: no /dev/fuse here")
+@pytest.mark.parametrize("way", ["seize", "ask_alive"])
+async def test_a_look_that_does_not_come_back_shows_on_the_pulse(engine: HashLanes, way: str) -> None:
+    pulse = Pulse()
+    prover = Prover(engine, HASH_MAX_FILE_BYTES, find_memory_device(), Guard(pulse))
+    with hostile.stacked_executable(Stall.GETATTR) as stacked:
+        local = ran(SLEEP, stacked.pid)  # what it ran before
+        looks = {
+            "seize": lambda: prover.seize(local),
+            "ask_alive": lambda: prover.ask_alive(
+                stacked.pid, FileIdentity._make(local.image), ("md5",), read=True
+            ),
+        }
+        looker = child_of(looks[way])
+        wait_until(lambda: pulse.read()[1:3] == (Stage.IMAGE, stacked.pid), "the pulse to show it")
+        wait_until(lambda: stacked.mounted.switch.unanswered > 0, "the look")
+    assert reap(looker) == 0
+    pulse.close()
+
+
+@pytest.mark.parametrize("way", ["seize", "ask_alive"])
+async def test_a_look_that_is_withheld_is_left_to_the_next_sweep(engine: HashLanes, way: str) -> None:
+    guard = Guard(None, Withheld(everyone=True))
+    prover = Prover(engine, HASH_MAX_FILE_BYTES, find_memory_device(), guard)
+    local = ran(Path(sys.executable).resolve(), os.getpid())
+    if way == "seize":
+        assert prover.seize(local) is None
+    else:
+        identity = FileIdentity._make(local.image)
+        answer = prover.ask_alive(os.getpid(), identity, ("md5",), read=True)
+        assert answer.outcome == HashOutcome(HashState.PENDING)
