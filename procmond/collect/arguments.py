@@ -50,13 +50,25 @@ _ELEMENT_BYTES: Final = 128  # about what Python needs beside the text
 
 
 class Shown(NamedTuple):
-    """An argument vector as it is shown."""
+    """An argument vector as it is shown. Kept for every process, so only what `raw` does not tell is kept."""
 
     raw: bytes | None
     """What it was made of, together with `path`: what is redacted depends on the program."""
     path: str | None
-    argv: tuple[str, ...] = ()
-    redacted: bool = False
+    instead: tuple[str, ...] | None = None
+    """The vector where secrets in it were replaced."""
+
+    @property
+    def redacted(self) -> bool:
+        """Whether something was replaced."""
+        return self.instead is not None
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """What to show, made anew each time."""
+        if self.instead is not None:
+            return self.instead
+        return split_arguments((self.raw or b"")[:MAX_COMMAND_LINE_BYTES])
 
 
 NOT_SHOWN: Final = Shown(None, None)
@@ -85,22 +97,23 @@ class Presenter:
         """Cut `raw`, split it and replace its secrets; `path` is the executable's."""
         argv = split_arguments(raw[:MAX_COMMAND_LINE_BYTES])
         if not argv or self._redact is None:
-            return Shown(raw, path, argv)
+            return Shown(raw, path)
         if len(raw) <= MAX_KEPT_BYTES:
-            return Shown(raw, path, *self._redact(argv, path))
+            shown, redacted = self._redact(argv, path)
+            return Shown(raw, path, shown if redacted else None)
         key = sha256((path or "").encode() + b"\0" + raw).digest()
         hidden = self._hidden.get(key)
         if hidden is None:
             shown, redacted = self._redact(argv, path)
             self._remember(key, argv, shown)
-            return Shown(raw, path, shown, redacted)
+            return Shown(raw, path, shown if redacted else None)
         self._hidden.move_to_end(key)
         if not hidden.elements:
-            return Shown(raw, path, argv)
+            return Shown(raw, path)
         changed = list(argv)
         for at, element in hidden.elements:
             changed[at] = element
-        return Shown(raw, path, tuple(changed), True)
+        return Shown(raw, path, tuple(changed))
 
     def _remember(self, key: bytes, argv: tuple[str, ...], shown: tuple[str, ...]) -> None:
         elements = tuple(

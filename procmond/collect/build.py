@@ -77,12 +77,13 @@ class Builder:
         verdict = reading.image.verdict
         ids = parse_credentials(reading.credentials, pid)
         missing = _missing(reading)
+        argv = shown.argv
         facts: Facts = {
             "pid": pid,
             "ppid": stat.ppid,
             "name": text(stat.name),
             "executable_path": reading.image.path,
-            "command_line": shown.argv,
+            "command_line": argv,
             "start_time": self._boot_time + stat.start_ticks // TICKS,
             "memory_usage": stat.resident_pages * _PAGE_BYTES,
             "user_id": str(ids.real_uid),
@@ -108,7 +109,7 @@ class Builder:
                 "command_line_length": reading.arguments.length,
                 "redacted": shown.redacted,
                 "provenance": Provenance.PROC,
-                "script_path": script_path(verdict.path, shown.argv, details.get("cwd", "")),
+                "script_path": script_path(verdict.path, argv, details.get("cwd", "")),
             }
         )
         facts.update(_stat_facts(stat))

@@ -49,7 +49,7 @@ def _read_all() -> None:
 def measure(processes: int, rounds: int) -> list[Report]:
     """Milliseconds of each step, warm."""
     collector = ProcfsCollector(redact)
-    with population(processes), Procmond() as procmond, asyncio.Runner() as runner:
+    with population(processes), Procmond("--collector", "procfs") as procmond, asyncio.Runner() as runner:
 
         async def make_engine() -> HashLanes:
             return make_lanes(
