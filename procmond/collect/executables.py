@@ -187,9 +187,7 @@ class Examiner:
             return self._engine.submit(
                 image.open_for_reading, image.identity, question.algorithms, urgent=True, keep=keep
             )
-        return self._engine.submit_image(
-            pid, image.identity, question.algorithms, open_file=image.open_for_reading, urgent=True
-        )
+        return self._engine.submit_image(pid, image.identity, question.algorithms, held=image, urgent=True)
 
 
 def hash_result(report: ExecutableReport, question: Question) -> HashResult:

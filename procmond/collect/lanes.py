@@ -24,6 +24,7 @@ from procmond.collect.hash_cache import SHA256_ONLY, Algorithms, HashCache, Hash
 from procmond.collect.hashing import HashCounters, HashEngine
 from procmond.collect.mounts import MountTable, Places
 from procmond.collect.sighting import FileIdentity
+from procmond.collect.vetting import Descriptor
 
 REMOTE_WORKERS: Final = 2
 """Threads that wait for children; each child at most for the deadline of a file."""
@@ -158,14 +159,19 @@ class HashLanes:
         identity: FileIdentity,
         algorithms: Algorithms = SHA256_ONLY,
         *,
-        open_file: OpenFile | None = None,
+        held: Descriptor | None = None,
         urgent: bool = False,
     ) -> asyncio.Future[HashOutcome]:
-        """The same for the running image of `pid`, wherever it lies; `open_file` serves if that is local."""
-        open_by_pid = functools.partial(open_image, pid)
+        """The same for the running image of `pid`, wherever it lies; `held` is read if that is local."""
         if self._places.may_hang(pid, identity.device):
-            return self._remote.submit(open_by_pid, identity, algorithms, urgent=urgent)
-        return self._local.submit(open_file or open_by_pid, identity, algorithms, urgent=urgent)
+            return self._remote.submit(
+                functools.partial(open_image, pid), identity, algorithms, urgent=urgent
+            )
+
+        def open_local() -> int:  # keeps `held` open as long as it may be called
+            return self._places.open_local(pid, None if held is None else held.number)
+
+        return self._local.submit(open_local, identity, algorithms, urgent=urgent)
 
     def counters(self) -> HashCounters:
         """Of the local lane."""

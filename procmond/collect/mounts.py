@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import select
+import threading
 from typing import Final, NamedTuple
 
 from common import limits
+from procmond.collect.digest import READ_ONLY
 from procmond.collect.handles import is_exhausted
 from procmond.collect.leaderless import at_image
 
@@ -81,15 +84,17 @@ class MountTable:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLPRI)
         self._mounts: list[Mount] | None = None
+        self._lock = threading.Lock()
 
     def mounts(self) -> list[Mount]:
         """The mounts there are now; the same list while nothing has changed. Raises: OSError."""
-        changed = bool(self._poll.poll(0))
-        if changed or self._mounts is None:
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
-            self._mounts = parse_mountinfo(b"".join(pieces))
-        return self._mounts
+        with self._lock:
+            changed = bool(self._poll.poll(0))
+            if changed or self._mounts is None:
+                os.lseek(self._descriptor, 0, os.SEEK_SET)
+                pieces = iter(lambda: os.read(self._descriptor, _MOUNTINFO_CHUNK), b"")
+                self._mounts = parse_mountinfo(b"".join(pieces))
+            return self._mounts
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -114,15 +119,41 @@ class Places:
         if device == self._memory_device:
             return False  # the kernel's own memory, mounted nowhere
         try:
-            folder, number = at_image(pid, _mount_of_image)
-            ours = self._table.mounts()
-            mount = _find(number, ours)
-            if mount is None:
-                mount = _find(number, _mounts_of(folder))
-                if mount is not None and mount.kind in STACKED:
-                    return all(mount.device != one.device for one in ours)
+            folder, descriptor = at_image(pid, _look_at)
+            try:
+                return self._judge(folder, descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             return is_exhausted(error)  # else it has ended; whoever opens it will say so
+
+    def open_local(self, pid: int, held: int | None = None) -> int:
+        """For reading, what `pid` runs now, or its image that is open as `held` (O_PATH); for any thread.
+
+        Judged and opened is one and the same file: between a judgement and an opening by pid a process runs
+        another. Raises: OSError; FileNotFoundError also where reading may hang, for then it is not the file
+        that was asked for.
+        """
+        folder, descriptor = at_image(pid, _look_at) if held is None else (f"/proc/{pid}", held)
+        try:
+            if self._judge(folder, descriptor):
+                raise FileNotFoundError(errno.ENOENT, "lies on a file system that may never answer")
+            return os.open(f"/proc/self/fd/{descriptor}", READ_ONLY)
+        finally:
+            if held is None:
+                os.close(descriptor)
+
+    def _judge(self, folder: str, descriptor: int) -> bool:
+        """Whether reading this image, of the process in `folder`, may hang. Raises: OSError."""
+        number = _mount_of(descriptor)
+        if number == find_memory_mount():
+            return False
+        ours = self._table.mounts()
+        mount = _find(number, ours)
+        if mount is None:
+            mount = _find(number, _mounts_of(folder))
+            if mount is not None and mount.kind in STACKED:
+                return all(mount.device != one.device for one in ours)
         return mount is None or mount.remote
 
 
@@ -130,19 +161,20 @@ def _find(number: int, mounts: list[Mount]) -> Mount | None:
     return next((mount for mount in mounts if mount.number == number), None)
 
 
-def _mount_of_image(folder: str) -> tuple[str, int]:
-    """`folder`, and the number of the mount its `exe` lies on, found without asking the mount's server."""
-    descriptor = os.open(f"{folder}/exe", os.O_PATH | os.O_CLOEXEC)
+def _look_at(folder: str) -> tuple[str, int]:
+    """`folder`, and a descriptor that leads to its `exe` without asking the server it lies on."""
+    return folder, os.open(f"{folder}/exe", os.O_PATH | os.O_CLOEXEC)
+
+
+def _mount_of(descriptor: int) -> int:
+    """The number of the mount it leads to. Raises: OSError."""
+    info = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        info = os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(info, _FDINFO_BYTES)
-        finally:
-            os.close(info)
+        text = os.read(info, _FDINFO_BYTES)
     finally:
-        os.close(descriptor)
+        os.close(info)
     numbers = (int(line.removeprefix(_MOUNT_ID)) for line in text.splitlines() if line.startswith(_MOUNT_ID))
-    return folder, next(numbers, 0)
+    return next(numbers, 0)
 
 
 def _mounts_of(folder: str) -> list[Mount]:
@@ -150,17 +182,24 @@ def _mounts_of(folder: str) -> list[Mount]:
         return parse_mountinfo(file.read(_MAX_FOREIGN_BYTES).rpartition(b"\n")[0])
 
 
-@functools.cache
 def find_memory_device() -> int:
-    """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none.
+    """st_dev of the kernel's own tmpfs, where memfds live and no path leads; 0 where there are none."""
+    return _find_memory()[0]
 
-    Makes a memfd: for the supervisor, before nobody can any more. Remembered, so that its children know it.
-    """
+
+def find_memory_mount() -> int:
+    """The number of its mount, which is in no table; -1 where there are none."""
+    return _find_memory()[1]
+
+
+@functools.cache
+def _find_memory() -> tuple[int, int]:
+    """Makes a memfd: for the supervisor, before nobody can any more, and remembered for its children."""
     try:
         descriptor = os.memfd_create("device")
     except OSError:
-        return 0
+        return 0, -1
     try:
-        return os.fstat(descriptor).st_dev
+        return os.fstat(descriptor).st_dev, _mount_of(descriptor)
     finally:
         os.close(descriptor)

@@ -170,7 +170,7 @@ class Prover:
             self._guard.leave()
         if held.identity != identity:
             return Answer(GONE, Provenance.MISSING)
-        future = self._engine.submit_image(pid, identity, algorithms, open_file=held.open_for_reading)
+        future = self._engine.submit_image(pid, identity, algorithms, held=held)
         return Answer(self._read(image, held, algorithms, future), Provenance.PROC)
 
     def _at_path(self, ran: Ran) -> Descriptor | None:

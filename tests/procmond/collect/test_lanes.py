@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from procmond.collect.hash_cache import HashOutcome
 from procmond.collect.lanes import ChildDigester, HashLanes, make_lanes
 from procmond.collect.mounts import MountTable, Places, find_memory_device, parse_mountinfo
 from procmond.collect.sighting import FileIdentity
+from procmond.collect.vetting import Descriptor
 from tests.procmond.collect.made import leaderless, made
 from tests.support import hostile
 from tests.support.attacks import call
@@ -218,3 +220,31 @@ async def test_silent_images_hold_up_only_their_own_lane(lanes: HashLanes, tmp_p
         outcome = await lanes.submit_image(honest, image_of(honest))
         assert outcome.state is HashState.OK
         assert {each.state for each in await asyncio.gather(*silent)} == {HashState.TIMED_OUT}
+
+
+@needs_root
+@needs_fuse
+@pytest.mark.parametrize("holds", [False, True])
+async def test_an_image_that_began_to_run_after_the_judgement_is_not_opened(
+    lanes: HashLanes, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    monkeypatch.setattr(Places, "may_hang", lambda *_: False)  # said of what it ran before
+    with hostile.silent_executable(Stall.OPEN | Stall.READ) as silent:
+        held = Descriptor(os.open(f"/proc/{silent.pid}/exe", os.O_PATH | os.O_CLOEXEC)) if holds else None
+        async with asyncio.timeout(PATIENCE_S):
+            outcome = await lanes.submit_image(silent.pid, FileIdentity(0xFFFF, 1, 1, 1, 1), held=held)
+        assert outcome.state is HashState.GONE
+
+
+async def test_an_image_in_memory_is_read(lanes: HashLanes) -> None:
+    code = """
+    number = os.memfd_create("image", 0)
+    os.write(number, open("/bin/sleep", "rb").read())
+    os.write(1, b"r")
+    os.execv(f"/proc/self/fd/{number}", ["sleep", "1000"])
+    """
+    with made(code) as process:
+        wait_until(lambda: "memfd" in os.readlink(f"/proc/{process.pid}/exe"), "the image to run")
+        outcome = await lanes.submit_image(process.pid, image_of(process.pid))
+    assert outcome.state is HashState.OK
+    assert outcome.digests[0].value == hashlib.sha256(Path("/bin/sleep").read_bytes()).hexdigest()
