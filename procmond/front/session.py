@@ -171,8 +171,11 @@ class Session:
             elif handler is None:
                 await self._say(answers.nothing(task))
             elif handler is Handler.CANCEL:
+                target = self._flights.get(task.target_task_id)
+                if target is not None and target.exchange is not None:
+                    target.stop(Cancelled("cancelled by the client"))  # at once, whatever waits before us
                 flight = self._flights[task.task_id] = Flight(task)
-                self._run(group, flight, self._cancel(flight))
+                self._run(group, flight, self._cancel(task, target))
             else:
                 self._ask(group, task, encoded, received)
 
@@ -281,13 +284,10 @@ class Session:
             return message.body, False
         return _last_body(flight, message), True
 
-    async def _cancel(self, flight: Flight) -> None:
-        task = flight.task
-        target = self._flights.get(task.target_task_id)
+    async def _cancel(self, task: DetectionTask, target: Flight | None) -> None:
         if target is None or target.exchange is None:
             await self._refuse(task, NotFound(f"task {task.target_task_id!r} is not in flight here"))
             return
-        target.stop(Cancelled("cancelled by the client"))
         await target.wait()
         if target.stopped and isinstance(target.ended_by, Cancelled):
             await self._say(answers.nothing(task))
