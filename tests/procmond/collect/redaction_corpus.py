@@ -475,8 +475,8 @@ cargo login «cioabc»
     cargo build --locked
 twine upload -u bob -p «hunter2» dist/x
     twine upload -r testpypi dist/x
-npm config set //registry.npmjs.org/:_authToken=«abc»
-    npm config set registry=https://registry.npmjs.org/
+npm config set //npm.example/:_authToken=«abc»
+    npm config set registry=https://npm.example/
 composer config http-basic.x bob -- --password «abc»
     composer config repositories.x vcs
 snmpwalk -v2c -c «private» host
