@@ -47,8 +47,8 @@ def decode_task(payload: bytes) -> messages.DetectionTask:
     return _decode_task(payload)
 
 
-def renew_task(payload: bytes) -> tuple[messages.DetectionTask, bytes]:
-    """The task in a frame's payload, and its bytes written anew: no field in them but the schema's.
+def renew_task(payload: bytes) -> bytes:
+    """The bytes of the task in a frame's payload, written anew: no field in them but the schema's.
 
     Raises: DecodeError.
     """

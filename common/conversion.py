@@ -125,14 +125,16 @@ class Conversion:
         plan = self._plans[value_type.__name__]
         return lambda payload: cast(_M, plan.decode(plan.parse(payload)))
 
-    def renewer(self, value_type: type[_M]) -> Callable[[bytes], tuple[_M, bytes]]:
-        """As `decoder`, with the message's bytes written anew, without fields the schema does not have."""
+    def renewer(self, value_type: type[Message]) -> Callable[[bytes], bytes]:
+        """What writes one kind of message anew, without fields the schema does not have. It raises
+        DecodeError.
+        """
         plan = self._plans[value_type.__name__]
 
-        def renew(payload: bytes) -> tuple[_M, bytes]:
+        def renew(payload: bytes) -> bytes:
             wire = plan.parse(payload)
             wire.DiscardUnknownFields()
-            return cast(_M, plan.decode(wire)), wire.SerializeToString()
+            return wire.SerializeToString()
 
         return renew
 

@@ -113,16 +113,21 @@ class Hello(msgspec.Struct, frozen=True):
     events: SourceReport = SourceReport()
 
 
-def encode(kind: Kind, request: int, body: bytes = b"") -> bytes:
-    """One message for the line."""
-    return _HEADER.pack(len(body), kind, request) + body
+def encode(kind: Kind, request: int, *body: bytes) -> bytes:
+    """One message for the line, its body in pieces: a question may be large, and is copied once."""
+    return b"".join((_HEADER.pack(sum(map(len, body)), kind, request), *body))
+
+
+def question_parts(question: Question) -> tuple[bytes, bytes, bytes]:
+    """The body of an ASK, for `encode`."""
+    resume = question.resume
+    head = _QUESTION.pack(question.administrator, question.frame_limit, len(resume))
+    return head, resume, question.task
 
 
 def encode_question(question: Question) -> bytes:
-    """The body of an ASK."""
-    resume = question.resume
-    head = _QUESTION.pack(question.administrator, question.frame_limit, len(resume))
-    return head + resume + question.task
+    """The body of an ASK in one piece."""
+    return b"".join(question_parts(question))
 
 
 def decode_question(body: bytes) -> Question:

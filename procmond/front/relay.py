@@ -82,6 +82,7 @@ class Exchange:
 
     def close(self) -> None:
         """Forget the question; a collector still at work on it is told to stop."""
+        self._arrived = _nothing  # who is called knows us: without this, both would wait for a collection
         self._relay.forget(self)
 
     def receive(self, message: LinkMessage) -> None:
@@ -258,12 +259,12 @@ class Relay:
         if self._line is None:
             self._waiting.append(exchange)
         else:
-            self._write(Kind.ASK, exchange.request, link.encode_question(exchange.question))
+            self._write(Kind.ASK, exchange.request, *link.question_parts(exchange.question))
 
     def _give_up(self, exchange: Exchange) -> None:
         if self._open.pop(exchange.request, None) is not None:
             exchange.fail(InternalError("the collector did not end this answer"))
 
-    def _write(self, kind: Kind, request: int, body: bytes = b"") -> None:
+    def _write(self, kind: Kind, request: int, *body: bytes) -> None:
         if self._line is not None and self._line.transport is not None:
-            self._line.transport.write(link.encode(kind, request, body))
+            self._line.transport.write(link.encode(kind, request, *body))

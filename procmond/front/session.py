@@ -157,7 +157,7 @@ class Session:
     async def _read(self, group: asyncio.TaskGroup) -> None:
         while (payload := await self._channel.receive()) is not None:
             received = self._loop.time()
-            task, encoded = codec.renew_task(payload)
+            task = codec.decode_task(payload)
             validate.check_task_id(task.task_id)
             if task.task_id in self._flights:
                 raise TaskIdError(f"task_id {task.task_id!r} is in flight already")
@@ -177,7 +177,7 @@ class Session:
                 flight = self._flights[task.task_id] = Flight(task)
                 self._run(group, flight, self._cancel(task, target))
             else:
-                self._ask(group, task, encoded, received)
+                self._ask(group, task, codec.renew_task(payload), received)
 
     def _admit(self, task: DetectionTask) -> Handler | None:
         """Who answers; None for the reference's old way to ask for capabilities. Raises: TaskError."""
