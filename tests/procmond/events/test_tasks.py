@@ -238,6 +238,9 @@ def zoo(tmp_path: Path) -> Iterator[dict[str, int]]:
             wait_until(lambda pid=pids[name], letter=letter: from_proc(pid)["status"] == letter)  # type: ignore[misc]
         wait_until(lambda: b"memfd" in (linked(Path(f"/proc/{pids['memfd']}/exe")) or b""))
         wait_until(lambda: linked(Path(f"/proc/{pids['named']}/exe")) == os.fsencode(copy))
+        # The kernel shows the new image before it counts the exec: what sleeps has been counted.
+        for name in ("memfd", "named"):
+            wait_until(lambda pid=pids[name]: from_proc(pid)["status"] == "S")  # type: ignore[misc]
         yield pids
     os.close(master)
     os.close(slave)
