@@ -476,7 +476,7 @@ cargo login «cioabc»
 twine upload -u bob -p «hunter2» dist/x
     twine upload -r testpypi dist/x
 npm config set //npm.example/:_authToken=«abc»
-    npm config set registry=https://npm.example/
+    npm config set fund=false
 composer config http-basic.x bob -- --password «abc»
     composer config repositories.x vcs
 snmpwalk -v2c -c «private» host
